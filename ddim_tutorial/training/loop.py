@@ -1,0 +1,186 @@
+"""The one training loop behind every recipe: AdamW, EMA, gradient clipping, a log, and a run that survives a kill.
+
+A run lives in a folder: ``state.safetensors`` (weights, EMA, optimiser and step together, replaced atomically),
+``log.jsonl`` (one line every ``log_every`` steps) and ``curve.png``. The random numbers of step k depend on
+(seed, k, process) alone, so a resumed run repeats an uninterrupted one bit for bit.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+LossFn = Callable[[nn.Module], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast to train. ``steps`` counts optimiser updates; the rate warms up linearly over
+    ``warmup`` steps, stays at ``lr`` and falls from ``decay_from * steps`` to ``final * lr`` along a cosine."""
+
+    steps: int
+    lr: float
+    warmup: int = 200
+    decay_from: float = 0.0
+    final: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    log_every: int = 50
+    save_minutes: float = 10.0
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """The learning rate of update number ``step`` (0-based), a function of the step alone."""
+    rise = min(1.0, (step + 1) / max(1, settings.warmup))
+    start = settings.decay_from * settings.steps
+    progress = min(1.0, max(0.0, (step - start) / max(1.0, settings.steps - start)))
+    fall = settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.lr * rise * fall
+
+
+def mixed_precision() -> str:
+    """'bf16' where the hardware multiplies bf16 natively, else 'no'."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX") and _cpu_has_bf16() else "no"
+
+
+def _cpu_has_bf16() -> bool:
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def _flatten(model: nn.Module, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    parts = {f"model.{k}": v for k, v in model.state_dict().items()}
+    parts |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
+    for i, entry in optimizer.state_dict()["state"].items():
+        parts |= {f"optimizer.{i}.{k}": v for k, v in entry.items()}
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in parts.items()}
+
+
+def save_state(path: Path, step: int, model: nn.Module, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Write everything a resumed run needs to one file, by a temporary name and a rename."""
+    temporary = path.with_suffix(".tmp")
+    save_file(_flatten(model, ema, optimizer), temporary, metadata={"step": str(step)})
+    os.replace(temporary, path)
+
+
+def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> int:
+    """Read :func:`save_state`'s file back into the three objects; return the number of finished steps."""
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        for key in file.keys():
+            room, name = key.split(".", 1)
+            groups[room][name] = file.get_tensor(key)
+    model.load_state_dict(groups["model"])
+    ema.load_state_dict(groups["ema"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in groups["optimizer"].items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step
+
+
+def _seed_step(seed: int, step: int, process: int) -> None:
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + process)
+
+
+def _trim_log(path: Path, step: int) -> list[dict]:
+    """Keep the log's lines up to ``step``: what came after the checkpoint will be computed again."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    kept = [line for line in lines if line["step"] <= step]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    return kept
+
+
+def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Settings, *, precision: str | None = None,
+        on_save: Callable[[nn.Module, int], None] | None = None) -> nn.Module:
+    """Train ``model`` and return its exponential moving average (on the CPU, float32, eval mode).
+
+    ``loss_fn(model) -> (loss, figures)`` draws its own batch from torch's global generator, which is seeded anew
+    every step; ``figures`` are scalars for the log. ``folder`` holds the run: if it has a state, training goes on
+    from there. ``on_save(ema_model, step)`` runs after every checkpoint (pictures to look at, interim exports).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(mixed_precision=mixed_precision() if precision is None else precision)
+    model.train()
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True).requires_grad_(False)
+    ema = ema.to(accelerator.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=settings.betas,
+                                  weight_decay=settings.weight_decay, fused=True)
+    net, optimizer = accelerator.prepare(model, optimizer)
+    state, log = folder / "state.safetensors", folder / "log.jsonl"
+    first = load_state(state, model, ema, optimizer.optimizer) if state.exists() else 0
+    history = _trim_log(log, first) if accelerator.is_main_process else []
+    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    spent = history[-1]["seconds"] if history else 0.0
+    started = saved = time.monotonic()
+    window: dict[str, list[Tensor]] = {}
+    bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, mininterval=5,
+               disable=not accelerator.is_main_process)
+    for step in bar:
+        _seed_step(settings.seed, step, accelerator.process_index)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        with accelerator.autocast():
+            loss, figures = loss_fn(net)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(net.parameters(), settings.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update_parameters(accelerator.unwrap_model(net))
+        for name, value in {"loss": loss, **figures}.items():
+            window.setdefault(name, []).append(value.detach().float())
+        done = step + 1
+        if accelerator.is_main_process and (done % settings.log_every == 0 or done == settings.steps):
+            line = {"step": done, "lr": learning_rate(step, settings), "seconds": spent + time.monotonic() - started}
+            line |= {name: torch.stack(values).nanmean().item() for name, values in window.items()}
+            window.clear()
+            history.append(line)
+            with log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
+            if not math.isfinite(line["loss"]):
+                raise FloatingPointError(f"the loss at step {done} is {line['loss']}: the last good state is {state}; "
+                                         "lower the learning rate and start the same command again")
+        if accelerator.is_main_process and (time.monotonic() - saved > 60 * settings.save_minutes or done == settings.steps):
+            save_state(state, done, accelerator.unwrap_model(net), ema, optimizer.optimizer)
+            plot_curve(history, folder / "curve.png")
+            saved = time.monotonic()
+            if on_save is not None:
+                on_save(ema.module.eval(), done)
+    accelerator.wait_for_everyone()
+    return ema.module.cpu().eval()
+
+
+def plot_curve(history: list[dict], path: Path) -> None:
+    """Every logged figure against the step, on a logarithmic scale."""
+    if not history:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name in history[-1]:
+        if name not in ("step", "lr", "seconds"):
+            axes.semilogy([line["step"] for line in history], [line.get(name, math.nan) for line in history], label=name)
+    axes.set_xlabel("step")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=100)
