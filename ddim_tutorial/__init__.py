@@ -5,10 +5,38 @@ The names below are the core; ``zoo`` (bundled models), ``grids``, ``widgets`` a
 
 from . import analytic, guidance
 from .inversion import Inversion, RoundTrip, invert, invert_fixed_point, round_trip
-from .jump import (EpsModel, add_noise, eps_from_v, generators, jump, pred_eps_and_x0, predict_eps, predict_x0, randn,
-                   scaled_delta, source_delta, v_from_eps)
+from .jump import (
+    EpsModel,
+    add_noise,
+    eps_from_v,
+    jump,
+    pred_eps_and_x0,
+    predict_eps,
+    predict_x0,
+    scaled_delta,
+    source_delta,
+    v_from_eps,
+)
+from .noise import generators, randn, slerp
 from .sampling import Step, ddim_sigma, ddim_step, sample, trajectory
-from .schedule import (Schedule, cosine, ddim_sampling_parameters, from_betas, from_scheduler, ldm_buffers, linear,
-                       scaled_linear, scheduler_times, times)
+from .schedule import (
+    Schedule,
+    cosine,
+    ddim_sampling_parameters,
+    from_betas,
+    from_scheduler,
+    ldm_buffers,
+    linear,
+    scaled_linear,
+    scheduler_times,
+    times,
+)
 
 __version__ = "0.1.0"
+__all__ = [
+    "EpsModel", "Inversion", "RoundTrip", "Schedule", "Step", "add_noise", "analytic", "cosine",
+    "ddim_sampling_parameters", "ddim_sigma", "ddim_step", "eps_from_v", "from_betas", "from_scheduler", "generators",
+    "guidance", "invert", "invert_fixed_point", "jump", "ldm_buffers", "linear", "pred_eps_and_x0", "predict_eps",
+    "predict_x0", "randn", "round_trip", "sample", "scaled_delta", "scaled_linear", "scheduler_times", "slerp",
+    "source_delta", "times", "trajectory", "v_from_eps",
+]

@@ -9,6 +9,7 @@ iteration solves the implicit equation.
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class Inversion(NamedTuple):
 
 
 class RoundTrip(NamedTuple):
-    """Invert, then sample again: rms and max of the difference to x_0 in units of x_0, PSNR in dB for data in [-1, 1]."""
+    """Invert, then sample again: rms and max of the difference to x_0, in its units; PSNR in dB for data in [-1, 1]."""
 
     rms: float
     max: float
@@ -59,7 +60,7 @@ def _door(x_0: Tensor, times: Sequence[int], schedule: Schedule) -> tuple[Tensor
     require_images("x_0", x_0)
     grid = check_times(times, schedule)
     if grid[0] < grid[1]:
-        raise ValueError(f"times={grid[:2]}.. increase: pass the decreasing grid of sample(), inversion walks it backwards")
+        raise ValueError(f"times={grid[:2]}.. increase: pass sample()'s decreasing grid, inversion walks it backwards")
     return x_0.to(torch.promote_types(x_0.dtype, torch.float32)), grid[::-1]
 
 
@@ -88,18 +89,18 @@ def invert(model: EpsModel, x_0: Images, times: Sequence[int], schedule: Schedul
         x = sample(model, x, up, schedule)
     elif eps_time == "target":
         with torch.no_grad():
-            for s, t in zip(up, up[1:], strict=False):
+            for s, t in pairwise(up):
                 x, _ = ddim_step(x, predicted_eps(model, x, t), schedule.at(s, x), schedule.at(t, x))
     else:
         raise ValueError(f"eps_time={eps_time!r} is not known: pass 'target' or 'source'")
-    return _result(x, [InversionStep(s, t, 1, unsolved) for s, t in zip(up, up[1:], strict=False)], None)
+    return _result(x, [InversionStep(s, t, 1, unsolved) for s, t in pairwise(up)], None)
 
 
-def _norm(x: Tensor) -> Float[Tensor, "B"]:
+def _norm(x: Tensor) -> Float[Tensor, " B"]:
     return x.flatten(1).double().norm(dim=1)
 
 
-def _where(keep: Bool[Tensor, "B"], a: Tensor, b: Tensor) -> Tensor:
+def _where(keep: Bool[Tensor, " B"], a: Tensor, b: Tensor) -> Tensor:
     return torch.where(keep.view(-1, *[1] * (a.dim() - 1)), a, b)
 
 
@@ -114,17 +115,16 @@ def _solve_step(model: EpsModel, x_s: Tensor, s: int, t: int, schedule: Schedule
     smallest = torch.full((len(x_s),), math.inf, dtype=torch.float64, device=x_s.device)
     since = torch.zeros(len(x_s), dtype=torch.long, device=x_s.device)
     evaluations = 0
-    for evaluations in range(1, max_iter + 1):
+    while evaluations < max_iter and bool(((smallest > tol) & (since < PATIENCE)).any()):
         # g(z) is the step from s to t with the eps asked at (z, t): the exact inverse once z is the answer
         g, _ = ddim_step(x_s, predicted_eps(model, z, t), ab_s, ab_t)
+        evaluations += 1
         residual = _norm(g - z) / _norm(z).clamp(min=torch.finfo(torch.float64).tiny)
         running = (smallest > tol) & (since < PATIENCE)
         better = running & (residual < smallest)
         best, smallest = _where(better, g, best), torch.where(better, residual, smallest)
         since = torch.where(better, 0, since + 1)
         z = g
-        if not bool(((smallest > tol) & (since < PATIENCE)).any()):
-            break
     return best, InversionStep(s, t, evaluations, smallest)
 
 
@@ -146,15 +146,15 @@ def invert_fixed_point(model: EpsModel, x_0: Images, times: Sequence[int], sched
     x, up = _door(x_0, times, schedule)
     per_step = []
     with torch.no_grad():
-        for s, t in zip(up, up[1:], strict=False):
+        for s, t in pairwise(up):
             x, report = _solve_step(model, x, s, t, schedule, tol, max_iter)
             per_step.append(report)
     result = _result(x, per_step, tol)
     if not result.converged:
         worst = max(per_step, key=lambda step: step.residual.max().item())
-        warnings.warn(f"fixed-point inversion did not converge: relative residual {result.residual:.1e} > tol={tol:.0e}, "
-                      f"worst from s={worst.s} to t={worst.t}; take more steps, less guidance or a larger tol",
-                      RuntimeWarning, stacklevel=2)
+        warnings.warn(f"fixed-point inversion did not converge: relative residual {result.residual:.1e} > "
+                      f"tol={tol:.0e}, worst from s={worst.s} to t={worst.t}; take more steps, less guidance or a "
+                      "larger tol", RuntimeWarning, stacklevel=2)
     return result
 
 
@@ -165,7 +165,7 @@ def round_trip(model: EpsModel, x_0: Images, times: Sequence[int], schedule: Sch
     x_0: (B, *dims) in [-1, 1]; times: decreasing. The figures are over the whole batch.
     """
     if not callable(method):
-        raise TypeError(f"method={method!r} is not callable: pass invert, invert_fixed_point or functools.partial of one")
+        raise TypeError(f"method={method!r} is not callable: pass invert, invert_fixed_point or a partial of one")
     inversion = method(model, x_0, times, schedule)
     difference = (sample(model, inversion.x_T, times, schedule) - x_0).double()
     rms = difference.square().mean().sqrt().item()

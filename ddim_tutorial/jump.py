@@ -1,21 +1,20 @@
 r"""Jump prediction: between x_0, x_t, eps and v in one formula each, and from any x_t to the clean image in one call.
 
-Everything follows from :math:`x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon` (DDPM, arXiv:2006.11239,
-Eq. 4). ``ab_t`` is always a value of ``Schedule.at``: 0-dim, or (B, 1, .., 1) for a time per image.
+Everything follows from :math:`x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon` (DDPM,
+arXiv:2006.11239, Eq. 4). ``ab_t`` is always a value of ``Schedule.at``: 0-dim, or (B, 1, .., 1) for a time per image.
 """
 
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .noise import Generators, randn
 from .schedule import Schedule, require_int, time_batch
 
-Images = Float[Tensor, "B *dims"]
+Images = Float[Tensor, " B *dims"]
 Scalars = Float[Tensor, "..."]
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @runtime_checkable
@@ -47,28 +46,6 @@ def require_like(name: str, y: Tensor, x: Tensor) -> None:
         raise ValueError(f"{name} is on {y.device} and the state on {x.device}: move one of them with .to(device)")
 
 
-def randn(shape: Sequence[int], generator: Generators = None, *, device: torch.device | str = "cpu",
-          dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard normal noise of ``shape`` (B, *dims).
-
-    generator: one for the batch, or a sequence of B generators, one per image: image i then does not depend on the
-    batch around it. Drawn on the generator's device (the CPU without one), then moved: the same on every device.
-    """
-    if torch.device(device).type == "meta":
-        return torch.empty(tuple(shape), dtype=dtype, device=device)
-    if isinstance(generator, Sequence):
-        if len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: pass one per image, or a single one")
-        return torch.cat([randn((1, *shape[1:]), g, device=device, dtype=dtype) for g in generator])
-    source = generator.device if generator is not None else "cpu"
-    return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
-
-
-def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per seed, for :func:`randn` and for samplers: seed i makes picture i in any batch."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
 def add_noise(x_0: Images, eps: Images, ab_t: Scalars) -> Images:
     """x_t = sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps (DDPM Eq. 4). x_0: (B, *dims) in [-1, 1]; eps like x_0, N(0, I)."""
     require_like("eps", eps, x_0)
@@ -86,7 +63,7 @@ def predict_eps(x_t: Images, x0_hat: Images, ab_t: Scalars) -> Images:
 
 
 def eps_from_v(x_t: Images, v: Images, ab_t: Scalars) -> Images:
-    """eps = sqrt(ab_t) v + sqrt(1 - ab_t) x_t, for v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0 (arXiv:2202.00512, App. D)."""
+    """eps = sqrt(ab_t) v + sqrt(1 - ab_t) x_t; v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0 (arXiv:2202.00512, App. D)."""
     return ab_t.sqrt() * v + (1 - ab_t).sqrt() * x_t
 
 
@@ -95,14 +72,14 @@ def v_from_eps(x_t: Images, eps: Images, ab_t: Scalars) -> Images:
     return (eps - (1 - ab_t).sqrt() * x_t) / ab_t.sqrt()
 
 
-def predicted_eps(model: EpsModel, x_t: Images, t: int | Int[Tensor, "B"]) -> Images:
+def predicted_eps(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"]) -> Images:
     """The model's eps in the state's precision, refused when its shape or device is not the state's."""
     eps = model(x_t, time_batch(t, x_t))
     require_like("the model's eps", eps, x_t)
     return eps.to(x_t.dtype)
 
 
-def jump(model: EpsModel, x_t: Images, t: int | Int[Tensor, "B"], schedule: Schedule) -> Images:
+def jump(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"], schedule: Schedule) -> Images:
     """x0_hat, the model's guess of the clean image: an estimate of E[x_0 | x_t] (DDIM Eq. 9).
 
     x_t: (B, *dims), noisy at t; t: int in 1..T for the batch, or a (B,) integer tensor. Returns (B, *dims).
@@ -113,7 +90,7 @@ def jump(model: EpsModel, x_t: Images, t: int | Int[Tensor, "B"], schedule: Sche
     return predict_x0(x_t, predicted_eps(model, x_t, t), schedule.at(t, x_t))
 
 
-def pred_eps_and_x0(model: EpsModel, x_0: Images, t: int | Int[Tensor, "B"], schedule: Schedule, *,
+def pred_eps_and_x0(model: EpsModel, x_0: Images, t: int | Int[Tensor, " B"], schedule: Schedule, *,
                     noise: Tensor | None = None, generator: Generators = None) -> tuple[Images, Images]:
     """Noise an image to t, then jump back: (eps, x0_hat), both like x_0.
 
@@ -142,7 +119,7 @@ def scaled_delta(x0_image: Tensor, xt_image: Tensor) -> tuple[Tensor, float]:
 
 
 def source_delta(x0_image: Tensor, xt_image: Tensor) -> Tensor:
-    """(x0_image - xt_image) / max(x0_image - xt_image): the demo's scaling by the *signed* maximum, kept to be examined.
+    """(x0_image - xt_image) / max(x0_image - xt_image): the demo scales by the *signed* maximum, kept for study.
 
     It is unbounded below, and changes sign when the difference is negative everywhere. Use :func:`scaled_delta`.
     """

@@ -5,12 +5,14 @@ to the end. The loop reads nothing back from the device; values are looked at be
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .jump import EpsModel, Generators, Images, Scalars, predict_x0, predicted_eps, randn, require_images, require_like
+from .jump import EpsModel, Images, Scalars, predict_x0, predicted_eps, require_images, require_like
+from .noise import Generators, randn
 from .schedule import Schedule, check_times
 
 
@@ -54,16 +56,16 @@ def _check_eta(grid: list[int], schedule: Schedule, eta: float, sigma_hat: bool)
     if not isinstance(eta, (int, float)) or not eta >= 0:
         raise ValueError(f"eta={eta!r}: pass a number >= 0 (0 is DDIM, 1 is DDPM)")
     if sigma_hat and eta != 1:
-        raise ValueError(f"sigma_hat=True with eta={eta}: sigma-hat is eta=1 with more noise, pass eta=1 (or sigma_hat=False)")
+        raise ValueError(f"sigma_hat=True with eta={eta}: sigma-hat is eta=1 with more noise, pass eta=1")
     if grid[0] < grid[1] and eta:
         raise ValueError(f"eta={eta} with s={grid[1]} > t={grid[0]}: inversion is deterministic, pass eta=0")
     if eta > 1 and not torch.compiler.is_compiling():
-        for t, s in zip(grid, grid[1:], strict=False):
+        for t, s in pairwise(grid):
             ab_t, ab_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
             if ddim_sigma(ab_t, ab_s, eta) ** 2 > (1 - ab_s) * (1 + 1e-12):
                 largest = ((1 - ab_t) / (1 - ab_t / ab_s)).sqrt()
-                raise ValueError(f"eta={eta} from t={t} to s={s}: sigma^2 exceeds 1 - alpha_bar_s, so no real direction "
-                                 f"is left; this step allows eta <= {largest:.4f}")
+                raise ValueError(f"eta={eta} from t={t} to s={s}: sigma^2 exceeds 1 - alpha_bar_s: no real "
+                                 f"direction is left; this step allows eta <= {largest:.4f}")
 
 
 def trajectory(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Schedule, *, eta: float = 0.0,
@@ -73,7 +75,7 @@ def trajectory(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Sch
     x_T: (B, *dims), N(0, I) at times[0]. The state is float32 or more precise whatever the network computes in.
     times: decreasing to sample; increasing (with eta = 0) to invert, eps then being asked at max(t, 1).
     eta: 0 (DDIM) to 1 (DDPM), DDIM Eq. 16. sigma_hat (with eta=1): DDPM's larger variance in the injected noise, none
-    in the last step. generator: one, or one per image (see :func:`ddim_tutorial.jump.randn`).
+    in the last step. generator: one, or one per image (see :func:`ddim_tutorial.noise.randn`).
     Gradients are kept only if x_T requires them. Bad arguments raise here, not at the first step.
     """
     require_images("x_T", x_T)
@@ -81,14 +83,15 @@ def trajectory(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Sch
     if sigma_hat and eta == 0.0:
         eta = 1.0
     _check_eta(grid, schedule, eta, sigma_hat)
-    return _walk(model, x_T.to(torch.promote_types(x_T.dtype, torch.float32)), grid, schedule, eta, sigma_hat, generator)
+    state = x_T.to(torch.promote_types(x_T.dtype, torch.float32))
+    return _walk(model, state, grid, schedule, eta, sigma_hat, generator)
 
 
 def _walk(model: EpsModel, x_t: Tensor, grid: list[int], schedule: Schedule, eta: float, sigma_hat: bool,
           generator: Generators) -> Iterator[Step]:
     asked_at = torch.tensor([max(t, 1) for t in grid], device=x_t.device)
     with_grad = x_t.requires_grad and torch.is_grad_enabled()
-    for i, (t, s) in enumerate(zip(grid, grid[1:], strict=False)):
+    for i, (t, s) in enumerate(pairwise(grid)):
         with torch.set_grad_enabled(with_grad):
             ab_t, ab_s = schedule.at(t, x_t), schedule.at(s, x_t)
             eps = predicted_eps(model, x_t, asked_at[i].expand(len(x_t)))

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class Schedule:
     float64 because 1 - alpha_bar[1] is about 1e-4: a float32 alpha_bar is off by 1e-4 relative there.
     """
 
-    alpha_bar: Float[Tensor, "T_plus_1"]
+    alpha_bar: Float[Tensor, " T_plus_1"]
 
     def __post_init__(self) -> None:
         ab = self.alpha_bar
@@ -60,7 +61,7 @@ class Schedule:
         """The number of diffusion steps."""
         return len(self.alpha_bar) - 1
 
-    def at(self, t: int | Int[Tensor, "B"], like: Shaped[Tensor, "B *dims"]) -> Float[Tensor, "..."]:
+    def at(self, t: int | Int[Tensor, " B"], like: Shaped[Tensor, " B *dims"]) -> Float[Tensor, "..."]:
         """alpha_bar at ``t``, ready to be multiplied with ``like``: the one place where times are broadcast.
 
         t: int in 0..T -> a 0-dim float64 CPU tensor (torch treats it as a number: no device copy, no host read).
@@ -76,15 +77,15 @@ class Schedule:
         return self.alpha_bar[t]
 
 
-def time_batch(t: int | Int[Tensor, "B"], like: Shaped[Tensor, "B *dims"]) -> Int[Tensor, "B"]:
+def time_batch(t: int | Int[Tensor, " B"], like: Shaped[Tensor, " B *dims"]) -> Int[Tensor, " B"]:
     """``t`` as the (B,) integer tensor that a network takes, on like's device."""
     if isinstance(t, Tensor):
         return t
     return torch.full((len(like),), t, dtype=torch.long, device=like.device)
 
 
-def from_betas(betas: Float[Tensor, "T"]) -> Schedule:
-    """Schedule with alpha_bar_t = prod_{i<=t} (1 - beta_i); betas: (T,), each in (0, 1) (DDPM, arXiv:2006.11239, sec. 2)."""
+def from_betas(betas: Float[Tensor, " T"]) -> Schedule:
+    """alpha_bar_t = prod_{i<=t} (1 - beta_i), betas: (T,), each in (0, 1) (DDPM, arXiv:2006.11239, sec. 2)."""
     if not bool(((betas > 0) & (betas < 1)).all()):
         raise ValueError(f"beta in [{betas.min():.4g}, {betas.max():.4g}]: every beta must lie in (0, 1)")
     alpha_bar = torch.cumprod(1 - betas.double(), 0)
@@ -152,10 +153,10 @@ def check_times(times: Sequence[int], schedule: Schedule) -> list[int]:
     """``times`` as a list, after refusing anything but at least two ints in 0..T in strictly one direction."""
     grid = list(times)
     if len(grid) < 2:
-        raise ValueError(f"times={grid} makes no step: pass at least two times, such as times(T={schedule.T}, steps=50)")
+        raise ValueError(f"times={grid} makes no step: pass at least two, such as times({schedule.T}, 50)")
     for t in grid:
         require_int("an entry of times", t, 0, schedule.T)
-    steps = {(s > t) - (s < t) for t, s in zip(grid, grid[1:], strict=False)}
+    steps = {(s > t) - (s < t) for t, s in pairwise(grid)}
     if steps not in ({1}, {-1}):
         raise ValueError(f"times={grid if len(grid) < 9 else [*grid[:4], '...', *grid[-4:]]} turns back or repeats: "
                          "pass strictly decreasing times (to sample) or strictly increasing ones (to invert)")
@@ -174,18 +175,18 @@ def scheduler_times(scheduler: Any, steps: int) -> list[int]:
     own.set_timesteps(steps)
     grid = [t + 1 for t in own.timesteps.tolist() if t >= 0]
     end = 0 if getattr(own.config, "set_alpha_to_one", True) else 1
-    if any(t != int(t) for t in grid) or any(s >= t for t, s in zip(grid, grid[1:], strict=False)):
+    if any(t != int(t) for t in grid) or any(s >= t for t, s in pairwise(grid)):
         raise ValueError(f"{type(scheduler).__name__} walks fractional or repeated timesteps: convert it first, "
                          "DDIMScheduler.from_config(scheduler.config)")
     stride = own.config.num_train_timesteps // steps
-    miss = max((abs(t - stride - s) for t, s in zip(grid, grid[1:], strict=False)), default=0)
+    miss = max((abs(t - stride - s) for t, s in pairwise(grid)), default=0)
     if miss and type(scheduler).__name__ == "DDIMScheduler":
         warnings.warn(f"DDIMScheduler with timestep_spacing={own.config.timestep_spacing!r} and {steps} steps aims up "
                       f"to {miss} away from its own grid; our sampler walks the grid itself", stacklevel=2)
     return [int(t) for t in grid if t > end] + [end]
 
 
-def ldm_buffers(schedule: Schedule) -> dict[str, Float[Tensor, "T"]]:
+def ldm_buffers(schedule: Schedule) -> dict[str, Float[Tensor, " T"]]:
     """What latent diffusion's ``DDPM.register_schedule`` registers, under its names: (T,) float32, index = t - 1."""
     ab, ab_before = schedule.alpha_bar[1:], schedule.alpha_bar[:-1]
     beta = 1 - ab / ab_before

@@ -90,8 +90,13 @@ def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizer: torc
     model.load_state_dict(groups["model"])
     ema.load_state_dict(groups["ema"])
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in groups["optimizer"].items():
         index, name = key.split(".", 1)
+        like = parameters[int(index)]
+        # fused AdamW walks weight and moments as flat memory: channels_last weights need channels_last moments
+        if value.shape == like.shape:
+            value = torch.empty_like(like, device="cpu").copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
@@ -160,7 +165,8 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
             if not math.isfinite(line["loss"]):
                 raise FloatingPointError(f"the loss at step {done} is {line['loss']}: the last good state is {state}; "
                                          "lower the learning rate and start the same command again")
-        if accelerator.is_main_process and (time.monotonic() - saved > 60 * settings.save_minutes or done == settings.steps):
+        due = done == settings.steps or time.monotonic() - saved > 60 * settings.save_minutes
+        if accelerator.is_main_process and due:
             save_state(state, done, accelerator.unwrap_model(net), ema, optimizer.optimizer)
             plot_curve(history, folder / "curve.png")
             saved = time.monotonic()
@@ -180,7 +186,8 @@ def plot_curve(history: list[dict], path: Path) -> None:
     axes = figure.add_subplot()
     for name in history[-1]:
         if name not in ("step", "lr", "seconds"):
-            axes.semilogy([line["step"] for line in history], [line.get(name, math.nan) for line in history], label=name)
+            y = [line.get(name, math.nan) for line in history]
+            axes.semilogy([line["step"] for line in history], y, label=name)
     axes.set_xlabel("step")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=100)

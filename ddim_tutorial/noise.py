@@ -1,0 +1,48 @@
+"""Gaussian noise that can be drawn again: one generator per picture, the same on every device and in any batch."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def randn(shape: Sequence[int], generator: Generators = None, *, device: torch.device | str = "cpu",
+          dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal noise of ``shape`` (B, *dims).
+
+    generator: one for the batch, or a sequence of B generators, one per image: image i then does not depend on the
+    batch around it. Drawn on the generator's device (the CPU without one), then moved: the same on every device.
+    """
+    if torch.device(device).type == "meta":
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    if isinstance(generator, Sequence):
+        if len(generator) != shape[0]:
+            raise ValueError(f"generator: got {len(generator)} for a batch of {shape[0]}, pass one per image, or one")
+        return torch.cat([randn((1, *shape[1:]), g, device=device, dtype=dtype) for g in generator])
+    source = generator.device if generator is not None else "cpu"
+    return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per seed, for :func:`randn` and for samplers: seed i makes picture i in any batch."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def slerp(a: Float[Tensor, " B *dims"], b: Float[Tensor, " B *dims"], weight: float) -> Float[Tensor, " B *dims"]:
+    r"""Spherical interpolation of noises, each image by its own angle theta (DDIM, arXiv:2010.02502, App. D.5):
+
+    .. math:: \frac{\sin((1-w)\theta)}{\sin\theta}\,a + \frac{\sin(w\theta)}{\sin\theta}\,b
+
+    a, b: (B, *dims); weight w: 0 is a, 1 is b. For norms that agree, as those of Gaussian noise nearly do, the norm
+    stays; lerp's shrinks to 1/sqrt(2) in the middle. Parallel a and b (theta = 0 or pi) are joined by a straight line.
+    """
+    cos = torch.nn.functional.cosine_similarity(a.flatten(1).double(), b.flatten(1).double())
+    theta = cos.clamp(-1, 1).acos().view(-1, *[1] * (a.dim() - 1))
+    straight = theta.sin() < 1e-6
+    safe = torch.where(straight, torch.ones_like(theta), theta)
+    from_a = torch.where(straight, torch.full_like(theta, 1 - weight), ((1 - weight) * safe).sin() / safe.sin())
+    from_b = torch.where(straight, torch.full_like(theta, weight), (weight * safe).sin() / safe.sin())
+    return from_a.to(a.dtype) * a + from_b.to(b.dtype) * b
