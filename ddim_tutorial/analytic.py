@@ -27,9 +27,9 @@ class Mixture:
     means: (K, *dims) float64; stds: (K,) >= 0; weights: (K,) > 0, summing to 1. Computes in float64 whatever x_t is.
     """
 
-    means: Float[Tensor, "K *dims"]
-    stds: Float[Tensor, "K"]
-    weights: Float[Tensor, "K"]
+    means: Float[Tensor, " K *dims"]
+    stds: Float[Tensor, " K"]
+    weights: Float[Tensor, " K"]
     schedule: Schedule
 
     def _parts(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -41,18 +41,18 @@ class Mixture:
         log_joint = self.weights.to(x_t.device).log() - 0.5 * distance / V - 0.5 * x.shape[1] * V.log()
         return x, means, V, alpha, log_joint
 
-    def log_responsibilities(self, x_t: Images, t: Int[Tensor, "B"]) -> Float[Tensor, "B K"]:
+    def log_responsibilities(self, x_t: Images, t: Int[Tensor, " B"]) -> Float[Tensor, " B K"]:
         """log p(component k | x_t): a perfect noise-aware classifier. x_t: (B, *dims); t: (B,) in 1..T."""
         return self._parts(x_t, t)[-1].log_softmax(1)
 
-    def __call__(self, x_t: Images, t: Int[Tensor, "B"]) -> Images:
+    def __call__(self, x_t: Images, t: Int[Tensor, " B"]) -> Images:
         x, means, V, alpha, log_joint = self._parts(x_t, t)
         r = log_joint.softmax(1) / V
         eps = (1 - alpha**2).sqrt() * (r.sum(1, keepdim=True) * x - alpha * (r @ means))
         return eps.view(x_t.shape).to(x_t.dtype)
 
 
-def mixture(means: Float[Tensor, "K *dims"], stds: Float[Tensor, "K"] | float, weights: Float[Tensor, "K"],
+def mixture(means: Float[Tensor, " K *dims"], stds: Float[Tensor, " K"] | float, weights: Float[Tensor, " K"],
             schedule: Schedule) -> Mixture:
     """Exact E[eps | x_t] for data sum_k weights_k N(means_k, stds_k^2 I). means: (K, *dims); stds: (K,) or a number;
     weights: (K,), positive, normalised here."""
@@ -68,20 +68,21 @@ def mixture(means: Float[Tensor, "K *dims"], stds: Float[Tensor, "K"] | float, w
 def gaussian(mean: Float[Tensor, "*dims"] | float, std: float, schedule: Schedule):
     r"""Exact E[eps | x_t] = sigma (x_t - alpha mean) / (alpha^2 std^2 + sigma^2) for data N(mean, std^2 I).
 
-    mean: (\*dims) or a number for every entry; std >= 0. Returns an EpsModel.
+    mean: (\*dims) or a number for every entry; std >= 0. Returns an EpsModel that computes in float64 whatever x_t is.
     """
     if not std >= 0:
         raise ValueError(f"std={std}: pass a number >= 0")
     mean = torch.as_tensor(mean, dtype=torch.float64)
 
-    def eps(x_t: Images, t: Int[Tensor, "B"]) -> Images:
-        ab = schedule.at(t, x_t)
-        return (1 - ab).sqrt() * (x_t - ab.sqrt() * mean.to(x_t)) / (ab * std**2 + 1 - ab)
+    def eps(x_t: Images, t: Int[Tensor, " B"]) -> Images:
+        x = x_t.double()
+        ab = schedule.at(t, x)
+        return ((1 - ab).sqrt() * (x - ab.sqrt() * mean.to(x)) / (ab * std**2 + 1 - ab)).to(x_t.dtype)
 
     return eps
 
 
-def dataset(images: Float[Tensor, "N *dims"], schedule: Schedule) -> Mixture:
+def dataset(images: Float[Tensor, " N *dims"], schedule: Schedule) -> Mixture:
     """Exact E[eps | x_t] when the data are these N images and nothing else: a mixture of points. images: (N, *dims).
 
     Its jump prediction is the softmax-weighted mean of the images, and DDIM lands on one of them.

@@ -73,7 +73,7 @@ def v_from_eps(x_t: Images, eps: Images, ab_t: Scalars) -> Images:
 
 
 def predicted_eps(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"]) -> Images:
-    """The model's eps in the state's precision, refused when its shape or device is not the state's."""
+    """The model's eps at (x_t, t) in the state's precision, refused when its shape or device is not the state's."""
     eps = model(x_t, time_batch(t, x_t))
     require_like("the model's eps", eps, x_t)
     return eps.to(x_t.dtype)

@@ -20,7 +20,7 @@ from torch import Tensor
 SPACINGS = ("trailing", "leading", "linspace", "quadratic")
 
 
-def require_int(name: str, value: Any, low: int, high: float = math.inf) -> None:
+def require_int(name: str, value: Any, low: int, high: int | float = math.inf) -> None:
     """Raise TypeError or ValueError unless ``value`` is a whole number in low..high."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}: pass a Python int in {low}..{high}")
@@ -212,7 +212,7 @@ def ddim_sampling_parameters(schedule: Schedule, times: Sequence[int], eta: floa
     """(sigmas, alphas, alphas_prev), (S,) float64, ascending, as latent diffusion's ``make_ddim_sampling_parameters``.
 
     times: our decreasing grid; its last entry is where the last step ends and has no row. LDM ends at
-    ``alphas_cumprod[0]``, so alphas_prev[0] = alpha_bar[1] whatever that entry is.
+    ``alphas_cumprod[0]``, so alphas_prev[0] = alpha_bar[1] whatever that entry is. eta: as in DDIM Eq. 16.
     """
     grid = check_times(times, schedule)
     alphas = schedule.alpha_bar[grid[-2::-1]]

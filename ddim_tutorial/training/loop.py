@@ -64,6 +64,15 @@ def _cpu_has_bf16() -> bool:
     return bool(probe and probe())
 
 
+def warm_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """The moving average of AveragedModel with the decay min(decay, (1 + n) / (10 + n)) at its n-th update: at 0.999
+    the random first weights would otherwise still make up 6 % of the average after 2,800 steps."""
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        n = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
+    return update
+
+
 def _flatten(model: nn.Module, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     parts = {f"model.{k}": v for k, v in model.state_dict().items()}
     parts |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
@@ -126,7 +135,7 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=mixed_precision() if precision is None else precision)
     model.train()
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True).requires_grad_(False)
+    ema = AveragedModel(model, multi_avg_fn=warm_ema(settings.ema), use_buffers=True).requires_grad_(False)
     ema = ema.to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=settings.betas,
                                   weight_decay=settings.weight_decay, fused=True)

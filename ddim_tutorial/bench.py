@@ -1,0 +1,135 @@
+"""Ratios against a peer: ``python -m ddim_tutorial.bench`` times diffusers and this package in turns, and prints JSON.
+
+A ratio is diffusers' time / ours of one pair of runs taken one after the other, so a busy machine slows both; the
+median of many pairs is what to quote, with the spread beside it. Above 1 we are faster.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from .jump import EpsModel
+from .sampling import ddim_step, sample
+from .schedule import from_scheduler, scheduler_times
+
+SHAPES = {"latents 4x64x64": (2, 4, 64, 64), "pixels 1x32x32": (2, 1, 32, 32)}
+
+
+def seconds(run: Callable[[], object], calls: int) -> float:
+    """Seconds that one call takes, the mean over ``calls`` calls in a row."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def compare(theirs: Callable[[], object], ours: Callable[[], object], *, pairs: int, calls: int) -> dict[str, float]:
+    """Time two functions in turns, the order swapped from pair to pair, after one warm-up call each."""
+    theirs(), ours()
+    times = []
+    for pair in range(pairs):
+        order = (theirs, ours) if pair % 2 else (ours, theirs)
+        taken = {run: seconds(run, calls) for run in order}
+        times.append((taken[theirs], taken[ours]))
+    ratios = [a / b for a, b in times]
+    return {
+        "ratio_median": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "diffusers_us": 1e6 * statistics.median(a for a, _ in times),
+        "ours_us": 1e6 * statistics.median(b for _, b in times),
+        "pairs": pairs,
+        "calls": calls,
+    }
+
+
+def bench_step(shape: tuple[int, ...], device: str, *, pairs: int, calls: int) -> dict[str, float]:
+    """One deterministic step (eta = 0), x0_hat included, in the middle of a 50-step grid."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(50)
+    schedule, grid = from_scheduler(scheduler), scheduler_times(scheduler, 50)
+    x_t, eps = torch.randn(2, *shape, device=device)
+    timestep, t, s = scheduler.timesteps[25], grid[25], grid[26]
+    return compare(
+        lambda: scheduler.step(eps, timestep, x_t),
+        lambda: ddim_step(x_t, eps, schedule.at(t, x_t), schedule.at(s, x_t)),
+        pairs=pairs, calls=calls,
+    )  # fmt: skip
+
+
+def bench_loop(shape: tuple[int, ...], device: str, *, steps: int, width: int, pairs: int) -> dict[str, float]:
+    """A whole loop with a small untrained UNet2DModel: the lines of DDIMPipeline.__call__ against ``sample``."""
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=shape[-1], in_channels=shape[1], out_channels=shape[1], layers_per_block=1, norm_num_groups=8,
+        block_out_channels=(width, 2 * width), down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    ).to(device).eval()  # fmt: skip
+    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(steps)
+    schedule, grid = from_scheduler(scheduler), scheduler_times(scheduler, steps)
+    x_T = torch.randn(shape, device=device)
+    model: EpsModel = lambda x_t, t: unet(x_t, t - 1).sample  # noqa: E731
+
+    @torch.no_grad()
+    def theirs() -> torch.Tensor:
+        x = x_T
+        for timestep in scheduler.timesteps:
+            eps = unet(x, timestep).sample
+            x = scheduler.step(eps, timestep, x, eta=0.0, use_clipped_model_output=None).prev_sample
+        return x
+
+    return compare(theirs, lambda: sample(model, x_T, grid, schedule), pairs=pairs, calls=1)
+
+
+def environment(device: str) -> dict[str, str | int]:
+    """What the figures depend on."""
+    import diffusers
+
+    cuda = device.startswith("cuda")
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def run(device: str = "cpu", *, pairs: int = 41, calls: int = 200, steps: int = 20, width: int = 32) -> dict:
+    """Every comparison: {"environment": ..., "step": {shape: ratios}, "loop": {shape: ratios}}, float32, batch of 2."""
+    return {
+        "environment": environment(device),
+        "step": {name: bench_step(shape, device, pairs=pairs, calls=calls) for name, shape in SHAPES.items()},
+        "loop": {
+            name: bench_loop(shape, device, steps=steps, width=width, pairs=max(3, pairs // 4))
+            for name, shape in SHAPES.items()
+        },
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m ddim_tutorial.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--pairs", type=int, default=41, help="pairs of runs (default 41)")
+    parser.add_argument("--calls", type=int, default=200, help="steps in one run (default 200)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the whole loop (default 20)")
+    parser.add_argument("--width", type=int, default=32, help="channels of the loop's network (default 32)")
+    print(json.dumps(run(**vars(parser.parse_args(argv))), indent=2))
+
+
+if __name__ == "__main__":
+    main()

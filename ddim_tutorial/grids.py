@@ -1,0 +1,234 @@
+"""Tensors to pictures: uint8, figures, flipbooks. Pure functions; the one place that knows the pixel range.
+
+Figures are bare ``matplotlib.figure.Figure`` objects, so nothing lingers in pyplot; :func:`show` displays one.
+"""
+
+import html
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from io import BytesIO
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .jump import scaled_delta
+from .sampling import Step
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+DIVERGING = "PuOr"  # told apart by every common kind of colour vision, and grey in the middle
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito
+DPI = 80
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """Pictures x: (B, C, H, W) in [-1, 1], C = 1 or 3, as uint8 (B, H, W) or (B, H, W, 3); values outside are clamped.
+
+    Raises TypeError for an integer tensor and ValueError for another shape, NaN or infinity.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"x: got {x.dtype}, wanted floats in [-1, 1]; from_uint8 makes them of uint8 pictures")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"x: got shape {tuple(x.shape)}, wanted (B, 1, H, W) or (B, 3, H, W); decode latents first")
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).sum())
+        raise ValueError(f"x: got NaN or infinity in {bad} of {x.numel()} values, wanted [-1, 1]")
+    pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return (pixels[:, 0] if x.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).numpy()
+
+
+def from_uint8(pixels: Tensor) -> Tensor:
+    """uint8 pictures of any shape as float32 in [-1, 1]; :func:`to_uint8` gives the same bytes back."""
+    if pixels.dtype != torch.uint8:
+        raise TypeError(f"pixels: got {pixels.dtype}, wanted torch.uint8")
+    return pixels.float() / 127.5 - 1
+
+
+def jump_grid(steps: Sequence[Step], decode: Callable[[Tensor], Tensor] | None = None, columns: int = 8,
+              index: int = 0) -> "matplotlib.figure.Figure":
+    """Rows x_t | x0_hat | delta = x0_hat - x_t of a sampling run, for ``columns`` times spread evenly over ``steps``.
+
+    Args:
+        steps: what ``sampling.trajectory`` yields, each with x_t and x0_hat: (B, C, H, W).
+        decode: (B, *latent) -> (B, C, H, W) in [-1, 1], for a latent model; the delta is taken between pictures.
+        index: which picture of the batch.
+
+    x_t and x0_hat share the range [-1, 1] (x_t, of variance about 1, is clipped to it for display only); all deltas
+    share one symmetric scale, printed in the caption. Under each delta stands its rms over pixels and channels,
+    unclipped. A colour delta is shown as its mean over channels.
+    """
+    if not steps or columns < 1:
+        raise ValueError(f"steps, columns: got {len(steps)} steps and columns={columns}, wanted at least 1 of each")
+    if not 0 <= index < len(steps[0].x_t):
+        raise ValueError(f"index: got {index}, wanted 0..{len(steps[0].x_t) - 1}, a picture of the batch")
+    picked = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int))]
+    x_t, x0_hat = (torch.cat([getattr(step, name)[index:index + 1] for step in picked]).detach()
+                   for name in ("x_t", "x0_hat"))
+    if decode is not None:
+        x_t, x0_hat = decode(x_t), decode(x0_hat)
+    rms = (x0_hat - x_t).square().mean((1, 2, 3)).sqrt()
+    delta, scale = scaled_delta(x0_hat.mean(1, keepdim=True), x_t.mean(1, keepdim=True))
+
+    figure, axes = _axes(3, len(picked), (1.15, 1.25))
+    for j, step in enumerate(picked):
+        _panel(axes[0, j], to_uint8(x_t)[j]).set_title(f"t = {step.t}", fontsize=8)
+        _panel(axes[1, j], to_uint8(x0_hat)[j])
+        _panel(axes[2, j], delta[j, 0].float().cpu().numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
+        axes[2, j].set_xlabel(f"rms {rms[j]:.3f}", fontsize=8)
+    for row, name in enumerate(("$x_t$", r"$\hat x_0$", r"$\hat x_0 - x_t$")):
+        axes[row, 0].set_ylabel(name, fontsize=10)
+    mean = ", mean over channels" if x_t.shape[1] > 1 else ""
+    _caption(figure, f"$x_t$ and $\\hat{{x}}_0$ on [-1, 1], $x_t$ clipped for display; "
+                     f"delta on ±{scale:.3g}{mean}: orange below 0, purple above")
+    return figure
+
+
+def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int = 8,
+               caption: str | None = None) -> "matplotlib.figure.Figure":
+    """Pictures (B, C, H, W) in [-1, 1], row by row, on that one range; ``titles``: one short text for each."""
+    pixels = to_uint8(images)
+    if titles is not None and len(titles) != len(pixels):
+        raise ValueError(f"titles: got {len(titles)}, wanted one for each of the {len(pixels)} images")
+    figure, axes = _axes(-(-len(pixels) // columns), min(columns, len(pixels)),
+                         (1.0, 1.0 if titles is None else 1.25))
+    for i, ax in enumerate(axes.flat):
+        if i < len(pixels):
+            _panel(ax, pixels[i]).set_title("" if titles is None else titles[i], fontsize=8)
+        else:
+            ax.axis("off")
+    _caption(figure, caption)
+    return figure
+
+
+def curve(x: Iterable, ys: Mapping[str, Iterable], xlabel: str, ylabel: str, *, log: str = "",
+          caption: str | None = None) -> "matplotlib.figure.Figure":
+    """Lines over a common x, told apart by colour and by marker; ``log`` is "", "x", "y" or "xy"."""
+    figure, axes = _axes(1, 1, (5.1, 2.8))
+    x, ax = list(x), axes[0, 0]
+    for i, (name, y) in enumerate(ys.items()):
+        marker = "os^Dv<>"[i % 7] if len(x) <= 30 else None
+        style = ("-", "--", ":")[i // 7 % 3]
+        ax.plot(x, list(y), label=name, color=COLOURS[i % 7], marker=marker, linestyle=style, markersize=4)
+    xscale, yscale = ("log" if axis in log else "linear" for axis in "xy")
+    ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+    if "x" in log and len(x) <= 12:
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+        ax.set_xticks([], minor=True)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    _caption(figure, caption)
+    return figure
+
+
+def to_png(figure: "matplotlib.figure.Figure") -> bytes:
+    """The figure as a PNG file, at one resolution wherever it is made."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def show(figure: "matplotlib.figure.Figure", alt: str) -> None:
+    """Display a figure as a PNG with ``alt``, the text for those who cannot see it, and close it."""
+    import matplotlib.pyplot as plt
+    from IPython.display import Image, display
+
+    display(Image(to_png(figure), alt=_alt(alt)))
+    plt.close(figure)
+
+
+class Flipbook:
+    """What :func:`flipbook` returns: HTML with a slider, and a contact sheet where HTML is not shown."""
+
+    def __init__(self, page: str, sheet: bytes, alt: str):
+        self.page, self.sheet, self.alt = page, sheet, alt
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        text = f"Flipbook: {self.alt}"
+        return ({"text/html": self.page, "image/png": b64encode(self.sheet).decode(), "text/plain": text},
+                {"image/png": {"alt": self.alt}})
+
+
+def flipbook(frames: Tensor | Sequence[Any], labels: Sequence[str], alt: str, width: int = 160) -> Flipbook:
+    """A slider over pictures that needs no kernel: frames (F, C, H, W) in [-1, 1], or figures, with a label each.
+
+    The HTML holds every frame. Its script hides all but one and shows the slider; where scripts are stripped, as on
+    a forge, the frames stay side by side. ``width`` is that of a frame on the page, in CSS pixels.
+    """
+    from PIL import Image
+
+    if len(frames) != len(labels) or not len(labels):
+        raise ValueError(f"labels: got {len(labels)}, wanted one for each of the {len(frames)} frames, at least 1")
+    if isinstance(frames, Tensor):
+        pictures = [_png(Image.fromarray(pixels)) for pixels in to_uint8(frames)]
+    else:
+        pictures = [to_png(figure) for figure in frames]
+    alt, name = _alt(alt), sha256(b"".join(pictures) + alt.encode()).hexdigest()[:12]
+    figures = "".join(_FRAME.format(data=b64encode(picture).decode(), alt=html.escape(f"{alt}: {label}"), width=width,
+                                    label=html.escape(label))
+                      for picture, label in zip(pictures, labels, strict=True))
+    page = _BOOK.format(name=name, figures=figures, last=len(labels) - 1, alt=html.escape(alt), width=2 * width)
+    return Flipbook(page + f"<script>{_SCRIPT % name}</script>", _contact_sheet(pictures, labels, width), alt)
+
+
+_FRAME = """<figure style="display:inline-block;margin:4px"><img src="data:image/png;base64,{data}" alt="{alt}"
+ style="width:{width}px;image-rendering:pixelated"><figcaption>{label}</figcaption></figure>"""
+_BOOK = """<div data-flipbook="{name}">{figures}<input type="range" min="0" max="{last}" value="0" step="1"
+ aria-label="{alt}" style="display:none;width:{width}px"></div>"""
+_SCRIPT = """document.querySelectorAll('[data-flipbook="%s"]').forEach(book => {
+  const slider = book.querySelector('input');
+  const turn = () => book.querySelectorAll('figure').forEach(
+    (figure, i) => { figure.style.display = i == slider.value ? 'block' : 'none'; });
+  slider.style.display = 'block'; slider.oninput = turn; turn();
+});"""
+
+
+def _contact_sheet(pictures: Sequence[bytes], labels: Sequence[str], width: int) -> bytes:
+    from PIL import Image, ImageDraw
+
+    tiles = [Image.open(BytesIO(picture)).convert("RGB") for picture in pictures]
+    height = max(round(tile.height * width / tile.width) for tile in tiles)
+    columns = min(len(tiles), max(1, 900 // width))
+    sheet = Image.new("RGB", (columns * (width + 8), -(-len(tiles) // columns) * (height + 24)), "white")
+    for i, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
+        x, y = i % columns * (width + 8), i // columns * (height + 24)
+        enlarged = tile.width < width
+        sheet.paste(tile.resize((width, round(tile.height * width / tile.width)),
+                                Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS), (x, y))
+        ImageDraw.Draw(sheet).text((x + 2, y + height + 4), label, fill="black")
+    return _png(sheet)
+
+
+def _png(picture: Any) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _alt(alt: str) -> str:
+    if not alt.strip():
+        raise ValueError("alt: got an empty text, wanted a sentence that says what the picture shows")
+    return alt.strip()
+
+
+def _axes(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure of rows x columns panels, each ``inches`` (width, height), and its array of axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(inches[0] * columns + 0.4, inches[1] * rows + 0.4), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _caption(figure: Any, text: str | None) -> None:
+    if text:
+        figure.supxlabel(fill(text, int(16 * figure.get_figwidth())), fontsize=8)
+
+
+def _panel(ax: Any, pixels: np.ndarray, **how: Any) -> Any:
+    ax.imshow(pixels, **{"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "nearest"} | how)
+    ax.set(xticks=[], yticks=[])
+    return ax

@@ -1,0 +1,179 @@
+"""Run the notebooks from scratch and measure them: ``python -m ddim_tutorial.runner`` (``make run``).
+
+The executed copies and ``run.json`` (seconds and peak memory of each) go to build/. ``--update`` writes the measured
+figures into the README and the notebooks; ``--in-place`` also stores the executed notebooks where they came from.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+BUILD = Path("build")
+README = Path("README.md")
+NOTEBOOKS = Path("notebooks")
+TABLE = re.compile(r"(<!-- measured table -->\n).*?(<!-- /measured table -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!-- measured -->).*?(<!-- /measured -->)", re.DOTALL)
+GIB = 2**30
+
+
+class PeakMemory:
+    """Samples the resident memory of this process's children and theirs; ``peak`` is the largest sum seen, in bytes.
+
+    Pages that two of the processes share count twice.
+    """
+
+    def __init__(self, interval: float = 0.05):
+        self.peak, self.interval, self._stop = 0, interval, threading.Event()
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        import psutil
+
+        while not self._stop.wait(self.interval):
+            total = 0
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:  # it ended between the two calls
+                    continue
+            self.peak = max(self.peak, total)
+
+
+def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
+    """The notebooks of the tutorial in order, without the template."""
+    return sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("_"))
+
+
+def run(path: Path, target: Path, cell_timeout: int = 600) -> dict[str, float | str]:
+    """Execute the notebook ``path`` in a fresh kernel, store it as ``target``, return seconds, peak_gib (and error).
+
+    seconds include starting the kernel. A notebook that stops with an error is stored as far as it came.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=cell_timeout, kernel_name="python3", record_timing=False,
+                            resources={"metadata": {"path": str(path.parent)}})
+    start, failure = time.perf_counter(), ""
+    with PeakMemory() as memory:
+        try:
+            client.execute()
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            failure = str(error).strip()
+    seconds = time.perf_counter() - start
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target)
+    measured = {"seconds": round(seconds, 1), "peak_gib": round(memory.peak / GIB, 2)}
+    return measured | {"error": failure} if failure else measured
+
+
+def machine() -> str:
+    """The machine in a few words, for the figures' provenance."""
+    import torch
+
+    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU"
+    return f"{kind} ({platform.machine()}), Python {platform.python_version()}, torch {version('torch').split('+')[0]}"
+
+
+def said(figures: dict[str, float]) -> str:
+    """What the README and a notebook say about it."""
+    return f"{figures['seconds'] / 60:.1f} min, {figures['peak_gib']:.1f} GiB"
+
+
+def title(path: Path) -> str:
+    """The first heading of a notebook."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), path.stem)
+
+
+def table(record: dict, paths: list[Path]) -> str:
+    """The README's table of ``paths``; a notebook that was not measured says so."""
+    rows = ["| notebook | | time, memory |", "|---|---|---|"]
+    for path in paths:
+        figures = record["notebooks"].get(path.stem)
+        figure = said(figures) if figures and "error" not in figures else "not measured"
+        rows.append(f"| [{path.stem}]({path.as_posix()}) | {title(path)} | {figure} |")
+    return "\n".join([*rows, "", f"Measured on {record['machine']}, each notebook in a fresh kernel.", ""])
+
+
+def changes(record: dict, paths: list[Path], readme: Path = README) -> dict[Path, tuple[str, str]]:
+    """Files whose figures differ from the measured ones: path -> (text, text with the measured figures)."""
+    new = {}
+    if readme.exists():
+        text = readme.read_text(encoding="utf-8")
+        new[readme] = text, TABLE.sub(lambda m: m[1] + table(record, paths) + m[2], text)
+    for path in paths:
+        figures = record["notebooks"].get(path.stem)
+        if figures and "error" not in figures:
+            text = path.read_text(encoding="utf-8")
+            new[path] = text, FIGURE.sub(lambda m, figures=figures: m[1] + said(figures) + m[2], text)
+    return {path: (old, text) for path, (old, text) in new.items() if old != text}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ddim_tutorial.runner", description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all in notebooks/")
+    parser.add_argument("--in-place", action="store_true", help="also store those that ran where they came from")
+    parser.add_argument("--update", action="store_true", help="run nothing, write the figures of the last run into "
+                                                              "README.md and the notebooks")
+    options = parser.parse_args(arguments)
+    store = BUILD / "run.json"
+    record = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {"notebooks": {}}
+    everything = notebooks()
+    if options.update:
+        if not record["notebooks"] or record["model"]:
+            parser.error(f"{store}: nothing has been measured with the default model; run without --update first")
+        for path, (_, text) in changes(record, everything).items():
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote the measured figures into {path}")
+        return 0
+    paths = options.notebooks or everything
+    if not paths:
+        parser.error(f"there is no notebook in {NOTEBOOKS}/; run from the project's folder")
+    model = os.environ.get("DDIM_TUTORIAL_MODEL", "")
+    here = {"machine": machine(), "model": model}
+    if here != {key: record.get(key) for key in here}:
+        record = {**here, "notebooks": {}}  # figures of two machines or models do not belong in one table
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+        print(f"this machine is busy (load {os.getloadavg()[0]:.1f}): the seconds below are too many", file=sys.stderr)
+    for path in paths:
+        figures = run(path, BUILD / path.name)
+        if options.in_place and "error" not in figures:
+            shutil.copyfile(BUILD / path.name, path)
+        record["notebooks"][path.stem] = {key: value for key, value in figures.items() if key != "error"} | (
+            {"error": True} if "error" in figures else {})
+        print(f"{path.stem:28} {figures['seconds']:7.1f} s {figures['peak_gib']:7.2f} GiB", flush=True)
+        if "error" in figures:
+            print(f"{path}: FAILED\n{figures['error']}", file=sys.stderr, flush=True)
+    BUILD.mkdir(exist_ok=True)
+    store.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if not model:
+        for path, (old, new) in changes(record, everything).items():
+            print(f"\n{path} says (-), measured (+); python -m ddim_tutorial.runner --update writes it:")
+            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
+            print("\n".join(line for line in lines if re.match(r"[-+][^-+]", line)))
+    return 1 if any("error" in record["notebooks"][path.stem] for path in paths) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

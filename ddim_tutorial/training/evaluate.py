@@ -1,0 +1,205 @@
+"""How good the bundled models are: each command measures, prints, and stores what it found.
+
+    python -m ddim_tutorial.training.evaluate fashion          -> card.json, samples.png, examples.safetensors
+    python -m ddim_tutorial.training.evaluate fashion-table1   -> notebooks/data/fashion_table1.json
+
+Fréchet distances here are taken between features of the model's own clean classifier, so they compare with each other
+and with the train-to-test distance beside them, never with distances between Inception features.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ddim_tutorial import zoo
+from ddim_tutorial.classifier import Classifier
+from ddim_tutorial.grids import from_uint8
+from ddim_tutorial.jump import EpsModel
+from ddim_tutorial.noise import generators, randn
+from ddim_tutorial.sampling import sample
+from ddim_tutorial.schedule import times
+from ddim_tutorial.training.fashion import DATA, NAMES, read_data, write_grid
+
+TABLE1 = Path(__file__).parents[2] / "notebooks" / "data" / "fashion_table1.json"
+COMMAND = "python -m ddim_tutorial.training.evaluate"
+SPACING = "trailing"
+
+
+def frechet(features_a: Tensor, features_b: Tensor) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features (N, d), N >= 2 (Heusel et al. 2017,
+    arXiv:1706.08500, Eq. 6). It falls with N: compare sets of equal size."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    passes_through = nn.Identity()
+    passes_through.num_features = features_a.shape[1]
+    metric = FrechetInceptionDistance(feature=passes_through).set_dtype(torch.float64)
+    metric.update(features_a.double(), real=True)
+    metric.update(features_b.double(), real=False)
+    return metric.compute().item()
+
+
+def nearest(x: Tensor, reference: Tensor) -> Tensor:
+    """Root mean square difference of each x: (N, *dims) to the nearest of reference: (M, *dims), shape (N,)."""
+    x, reference = x.flatten(1), reference.flatten(1)
+    rows = [torch.cdist(part, reference).amin(1) for part in x.split(250)]
+    return torch.cat(rows) / x.shape[1] ** 0.5
+
+
+def classify(model: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (N, d) and labels (N,) that the clean classifier gives pictures x: (N, C, H, W) in [-1, 1]."""
+    with torch.inference_mode():
+        features = torch.cat([model.features(part) for part in x.split(500)])
+        return features, model.head(features).argmax(1)
+
+
+def balanced(labels: Tensor, per_class: int) -> Tensor:
+    """Indices of the first ``per_class`` pictures of each class, class after class."""
+    return torch.cat([(labels == c).nonzero()[:per_class, 0] for c in labels.unique()])
+
+
+def bf16(model: EpsModel) -> EpsModel:
+    """The network in bf16 where it gains by it (convolutions and products); the state stays float32."""
+    def eps(x_t: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast(x_t.device.type, torch.bfloat16):
+            return model(x_t, t).float()
+    return eps
+
+
+def draw(bundle: zoo.Bundle, labels: Tensor, steps: int, *, eta: float = 0.0, sigma_hat: bool = False,
+         spacing: str = SPACING, batch: int = 100, autocast: bool = True) -> Tensor:
+    """Pictures for labels (N,), guidance 1; picture i comes from seed i, whatever the steps, eta or batch."""
+    parts = []
+    for first in range(0, len(labels), batch):
+        part = labels[first:first + batch]
+        seeds = generators(range(first, first + len(part)))
+        x_T = randn((len(part), *bundle.shape), seeds)
+        model = bundle.conditional(part)
+        parts.append(sample(bf16(model) if autocast else model, x_T, times(bundle.schedule.T, steps, spacing),
+                            bundle.schedule, eta=eta, sigma_hat=sigma_hat, generator=seeds))
+        print(f"\r{first + len(part)}/{len(labels)} pictures", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return torch.cat(parts)
+
+
+def summary(distances: Tensor) -> dict[str, float]:
+    """Three quantiles of (N,) distances."""
+    return {name: round(distances.quantile(q).item(), 4) for name, q in (("1%", 0.01), ("10%", 0.1), ("50%", 0.5))}
+
+
+def fashion(folder: Path, data: Path) -> None:
+    """The bars of the pixel model: is each class drawn, how near is the set, is it memorised?"""
+    bundle = zoo.load(folder)
+    judge = bundle.classifier
+    (train, train_labels), (test, test_labels) = read_data(data, "train"), read_data(data, "test")
+    train, test = from_uint8(train), from_uint8(test)
+    labels = torch.arange(10).repeat_interleave(200)
+    x = draw(bundle, labels, 50)
+    features, seen = classify(judge, x)
+    some_test, some_train = balanced(test_labels, 200), balanced(train_labels, 200)
+    test_features, test_seen = classify(judge, test)
+    right = seen == labels
+    all_train_features, _ = classify(judge, train)
+
+    def distances(reference: Tensor) -> dict[str, float]:
+        found, floor = frechet(features, reference), frechet(all_train_features[some_train], reference)
+        return {"2,000 samples": round(found, 4), "2,000 training pictures": round(floor, 4),
+                "ratio": round(found / floor, 2)}
+
+    quality = {
+        "classifier accuracy on the 10,000 test pictures": round((test_seen == test_labels).float().mean().item(), 4),
+        "samples": f"2,000 (200 per class), {SPACING} grid, S=50, eta=0, guidance 1, bf16 autocast, seeds 0..1999",
+        "samples judged as their class": round(right.float().mean().item(), 4),
+        "samples judged as their class, by class": {n: round(right[labels == c].float().mean().item(), 3)
+                                                    for c, n in enumerate(NAMES)},
+        "test pictures judged as their class, by class": {
+            n: round((test_seen == c)[test_labels == c].float().mean().item(), 3) for c, n in enumerate(NAMES)},
+        "Fréchet distance (own features, not Inception's) to 2,000 test pictures": distances(test_features[some_test]),
+        "Fréchet distance (own features, not Inception's) to all 10,000": distances(test_features),
+        "distance to the nearest of 60,000 training pictures, rms a pixel": {
+            "samples": summary(nearest(x.clamp(-1, 1), train)),
+            "test pictures": summary(nearest(test[some_test], train))},
+        "distance to the nearest training picture, rms a feature": {
+            "samples": summary(nearest(features, all_train_features)),
+            "test pictures": summary(nearest(test_features[some_test], all_train_features))},
+    }
+    print(json.dumps(quality, indent=2, ensure_ascii=False))
+    write_grid(x.view(10, 200, *bundle.shape)[:, :10].flatten(0, 1), folder / "samples.png", columns=10)
+    chosen = balanced(test_labels, 20)
+    save_file({"images": read_data(data, "test")[0][chosen], "labels": test_labels[chosen]},
+              folder / "examples.safetensors")
+    training = bundle.card["training"]
+    zoo.write_card(folder, {
+        **bundle.card,
+        "title": "Fashion-MNIST, 32 x 32, class-conditional",
+        "data": "Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747): 60,000 training and 10,000 test "
+                "pictures, 28 x 28 grey, padded with black to 32 x 32; Debian package dataset-fashion-mnist. "
+                "examples.safetensors: the first 20 test pictures of each class",
+        "licence": "MIT, Copyright 2017 Zalando SE",
+        "command": [run["command"] for run in training.values()] + [f"{COMMAND} fashion"],
+        "hours": round(sum(run["hours"] for run in training.values()), 2),
+        "parameters": sum(p.numel() for p in bundle.unet.parameters()),
+        "classes": list(NAMES),
+        "schedule": "linear, T=1000, beta 1e-4 to 0.02; the network predicts eps; label 10 is the null class",
+        "quality": quality,
+    })
+
+
+def fashion_table1(folder: Path, data: Path) -> None:
+    """The shape of Table 1 of the DDIM paper (arXiv:2010.02502): distance by steps and eta, cell by cell, resumable."""
+    bundle = zoo.load(folder)
+    judge = bundle.classifier
+    test_features, _ = classify(judge, from_uint8(read_data(data, "test")[0]))
+    train, train_labels = read_data(data, "train")
+
+    def train_distance(n: int) -> float:
+        return frechet(classify(judge, from_uint8(train[balanced(train_labels, n // 10)]))[0], test_features)
+
+    table = json.loads(TABLE1.read_text()) if TABLE1.exists() else {}
+    if table.get("unet_sha256") != bundle.sha256:
+        table = {"command": f"{COMMAND} fashion-table1", "model": bundle.name,
+                 "unet_sha256": bundle.sha256, "seeds": "picture i of a cell: i",
+                 "what": "Fréchet distance between features of the bundled classifier, not comparable with Inception's",
+                 "reference": "all 10,000 test pictures", "spacing": SPACING, "guidance": 1,
+                 "network": "bf16 autocast, float32 state",
+                 "versions": {"torch": torch.__version__, "python": platform.python_version()},
+                 "train_to_test": {str(n): train_distance(n) for n in (500, 200)}, "cells": []}
+    TABLE1.parent.mkdir(parents=True, exist_ok=True)
+    variants = {"eta=0": {}, "eta=1": {"eta": 1.0}, "sigma-hat": {"eta": 1.0, "sigma_hat": True}}
+    plan = [(S, name, 500) for S in (10, 20, 50, 100) for name in variants]
+    plan += [(1000, name, 200) for name in ("eta=0", "sigma-hat")]
+    done = {(cell["S"], cell["variant"]) for cell in table["cells"]}
+    for S, name, n in plan:
+        if (S, name) in done:
+            continue
+        labels = torch.arange(10).repeat_interleave(n // 10)
+        started = time.monotonic()
+        features, seen = classify(judge, draw(bundle, labels, S, **variants[name]))
+        table["cells"].append({"S": S, "variant": name, "samples": n, "frechet": frechet(features, test_features),
+                               "accuracy": (seen == labels).float().mean().item(),
+                               "seconds": round(time.monotonic() - started, 1)})
+        TABLE1.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+        print(table["cells"][-1])
+
+
+COMMANDS: dict[str, Callable[[Path, Path], None]] = {"fashion": fashion, "fashion-table1": fashion_table1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=COMMANDS)
+    parser.add_argument("--folder", type=Path, help="the model, instead of the bundled one")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with Fashion-MNIST's four .gz files")
+    arguments = parser.parse_args()
+    COMMANDS[arguments.what](arguments.folder or zoo.ZOO / arguments.what.split("-")[0], arguments.data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""How good the emoji model is: ``python -m ddim_tutorial.training.evaluate emoji``.
+
+Retrieval: of a sample's latent, the training pictures whose latent means are nearest (Euclidean). All random numbers
+are seeded; the figures go into the card of the evaluated folder, with 64 unselected samples as samples.png.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddim_tutorial.training.emoji import (
+    RUN,
+    ZOO,
+    Emoji,
+    components,
+    decode,
+    encode,
+    new_pipeline,
+    psnr,
+    read_data,
+    sample,
+    save_grid,
+)
+
+STEPS, SCALE = 50, 4.0
+
+
+def distances(latents: Tensor, others: Tensor) -> Tensor:
+    """Root mean square differences (N, M) between latents (N, ...) and others (M, ...)."""
+    return torch.cdist(latents.flatten(1).double(), others.flatten(1).double()) / latents[0].numel() ** 0.5
+
+
+def retrieval(latents: Tensor, objects: Tensor, styles: Tensor, bank: Tensor, bank_objects: Tensor,
+              bank_styles: Tensor) -> dict[str, float]:
+    """Shares of the samples (N, ...) whose nearest picture of the bank (M, ...) shows the right object ("top-1"), has
+    the right style ("style"), and of those with the right object among the nearest five ("top-5")."""
+    nearest = distances(latents, bank).topk(5, largest=False).indices
+    right = bank_objects[nearest] == objects[:, None]
+    return {"top-1": right[:, 0].double().mean().item(), "top-5": right.any(1).double().mean().item(),
+            "style": (bank_styles[nearest[:, 0]] == styles).double().mean().item()}
+
+
+def other_styles(latents: Tensor, objects: Tensor, styles: Tensor, bank: Tensor, bank_objects: Tensor,
+                 bank_styles: Tensor) -> float:
+    """Share of the samples with the right object among the nearest five training pictures of the other styles."""
+    between = distances(latents, bank).masked_fill(styles[:, None] == bank_styles, torch.inf)
+    nearest = between.topk(5, largest=False).indices
+    return (bank_objects[nearest] == objects[:, None]).any(1).double().mean().item()
+
+
+def derangement(count: int, generator: torch.Generator) -> Tensor:
+    """A permutation of 0..count-1 that is one cycle: every prompt goes to another sample."""
+    order = torch.randperm(count, generator=generator)
+    result = torch.empty_like(order)
+    result[order] = order.roll(1)
+    return result
+
+
+def quantiles(values: Tensor) -> dict[str, float]:
+    """Median and 10 % and 90 % quantiles."""
+    low, middle, high = values.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=values.dtype)).tolist()
+    return {"10 %": low, "median": middle, "90 %": high}
+
+
+def measure(pipe, data: Emoji, count: int = 300, table_count: int = 60) -> tuple[dict, Tensor, list[str]]:
+    """All figures of the card; the latents of the ``count`` trained prompts at scale 4; these prompts."""
+    generator = torch.Generator().manual_seed(0)
+    train, pairs = (data.split == 0).nonzero()[:, 0], (data.split == 1).nonzero()[:, 0]
+    mean, _ = encode(pipe.vae, data.images)
+    bank = (mean[train], data.objects[train], data.styles[train])
+    rows = train[torch.randperm(len(train), generator=generator)[:count]]
+    prompts = data.captions(rows.tolist())
+    truth = (data.objects[rows], data.styles[rows])
+
+    rest = data.split > 0
+    rebuilt = psnr(decode(pipe.vae, mean[rest]), data.images[rest])
+    quality = {"autoencoder PSNR, held-out pictures, dB": {"mean": rebuilt.mean().item(), **quantiles(rebuilt)}}
+
+    trained: dict[str, dict[str, float]] = {}
+    for scale in (1.0, SCALE, 7.5):
+        latents = sample(pipe, prompts, steps=STEPS, scale=scale)
+        trained[f"guidance {scale:g}"] = retrieval(latents, *truth, *bank)
+        print(f"guidance {scale:g}: {trained[f'guidance {scale:g}']}", flush=True)
+        if scale == SCALE:
+            kept = latents
+    shuffle = derangement(len(rows), generator)
+    trained[f"guidance {SCALE:g}, prompts shuffled"] = retrieval(kept, *(part[shuffle] for part in truth), *bank)
+    quality[f"{len(rows)} trained prompts, {STEPS} steps"] = trained
+
+    latents = sample(pipe, data.captions(pairs.tolist()), steps=STEPS, scale=SCALE, seed=1)
+    asked = (data.objects[pairs], data.styles[pairs])
+    shuffle = derangement(len(pairs), generator)
+    quality[f"{len(pairs)} held-out (style, object) pairs, guidance {SCALE:g}"] = {
+        "top-5 of the other styles": other_styles(latents, *asked, *bank),
+        "prompts shuffled": other_styles(latents, *(part[shuffle] for part in asked), *bank),
+        "the held-out pictures themselves": other_styles(mean[pairs], *asked, *bank),
+        "style": retrieval(latents, *asked, *bank)["style"]}
+
+    between = distances(bank[0], bank[0]).fill_diagonal_(torch.inf)
+    quality["latent distance to the nearest training picture, root mean square"] = {
+        "samples, trained prompts": quantiles(distances(kept, bank[0]).amin(1)),
+        "samples, held-out pairs": quantiles(distances(latents, bank[0]).amin(1)),
+        "held-out pictures": quantiles(distances(mean[rest], bank[0]).amin(1)),
+        "training pictures to the nearest other": quantiles(between.amin(1))}
+
+    some = [part[:table_count] for part in truth]
+    quality[f"top-1 / top-5 of {len(some[0])} trained prompts against steps S and guidance"] = {
+        f"S {steps}": {f"{scale:g}": "{top-1:.2f} / {top-5:.2f}".format(
+            **retrieval(sample(pipe, prompts[:table_count], steps=steps, scale=scale), *some, *bank))
+            for scale in (1.0, 2.0, 4.0, 7.5)} for steps in (5, 10, 20, 50, 100)}
+    return quality, kept, prompts
+
+
+def rounded(value):
+    """Floats to three digits, all the way down."""
+    if isinstance(value, dict):
+        return {key: rounded(entry) for key, entry in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def emoji(folder: str | Path = ZOO, data: str | Path = RUN / "data.safetensors", count: int = 300,
+          table_count: int = 60) -> dict:
+    """Measure the exported pipeline in ``folder`` against the data file, print the figures, and store them in its
+    card with samples.png: the first 64 of the ``count`` random trained prompts, one seed each, unselected."""
+    from ddim_tutorial.zoo import write_card
+
+    folder, examples = Path(folder), read_data(Path(data))
+    vae, text_encoder, tokenizer, unet = components(folder, "vae", "text_encoder", "tokenizer", "unet")
+    pipe = new_pipeline(vae.eval(), text_encoder.eval(), tokenizer, unet.eval())
+    quality, latents, prompts = measure(pipe, examples, count, table_count)
+    quality = rounded(quality)
+    save_grid(folder / "samples.png", decode(vae, latents[:64]), prompts[:64], columns=8)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    write_card(folder, {**card, "quality": quality})
+    print(json.dumps(quality, indent=2))
+    return quality

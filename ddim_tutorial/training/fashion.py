@@ -1,0 +1,203 @@
+"""The bundled pixel model: Fashion-MNIST at 32 x 32, one channel, conditioned on the class.
+
+    python -m ddim_tutorial.training.fashion {classifier,noisy-classifier,diffusion} [--data FOLDER]
+
+Each command trains one network in runs/fashion/<command>, goes on from the last checkpoint if it was stopped, and
+exports fp16 safetensors into ddim_tutorial/zoo/fashion. ``python -m ddim_tutorial.training.evaluate fashion`` then
+measures them and completes the card.
+"""
+
+import argparse
+import gzip
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddim_tutorial import zoo
+from ddim_tutorial.classifier import Classifier
+from ddim_tutorial.grids import from_uint8, to_uint8
+from ddim_tutorial.jump import add_noise
+from ddim_tutorial.pixel import eps_model
+from ddim_tutorial.sampling import sample
+from ddim_tutorial.schedule import Schedule, linear, times
+from ddim_tutorial.training.loop import Settings, fit
+
+DATA = Path("/usr/share/datasets/fashion-mnist")
+ZOO = Path(__file__).parents[1] / "zoo" / "fashion"
+NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+NULL = len(NAMES)  # the label that stands for no label
+T = 1000
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """A gzipped IDX file of unsigned bytes: big-endian header (0, 0, 8, dimensions), the shape, then the values."""
+    content = gzip.decompress(path.read_bytes())
+    if content[:3] != b"\0\0\x08":
+        raise ValueError(f"{path}: got a file that starts with {content[:4]!r}, wanted an IDX file of unsigned bytes "
+                         "(0, 0, 8, dimensions)")
+    shape = np.frombuffer(content, ">u4", content[3], 4)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
+    if values.size != shape.prod():
+        raise ValueError(f"{path}: got {values.size} values for the shape {shape.tolist()}: the file is cut short")
+    return values.reshape(shape)
+
+
+def read_data(folder: str | Path = DATA, split: str = "train") -> tuple[Tensor, Tensor]:
+    """Pictures (N, 1, 32, 32) uint8 padded with black from 28 x 28, and labels (N,) int64, of 'train' or 'test'."""
+    stem = Path(folder) / {"train": "train", "test": "t10k"}[split]
+    paths = [stem.with_name(f"{stem.name}-{part}.gz") for part in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is not there: install Debian's dataset-fashion-mnist package "
+                                "(apt install dataset-fashion-mnist), or give a folder with Fashion-MNIST's four .gz "
+                                "files by --data FOLDER")
+    images, labels = (torch.from_numpy(read_idx(path).copy()) for path in paths)
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+        raise ValueError(f"{folder}: got pictures of shape {tuple(images.shape)} and labels {tuple(labels.shape)}, "
+                         "wanted (N, 28, 28) and (N,)")
+    return F.pad(images, (2, 2, 2, 2))[:, None], labels.long()
+
+
+def mirrored(x: Tensor) -> Tensor:
+    """About every second picture mirrored: for the judge only, since all shoes point one way."""
+    return torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+
+
+def classifier_loss(model: nn.Module, data: tuple[Tensor, Tensor], batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy on clean pictures, mirrored or not."""
+    index = torch.randint(len(data[0]), (batch,))
+    x, y = mirrored(from_uint8(data[0][index])), data[1][index]
+    logits = model(x).float()
+    return F.cross_entropy(logits, y, label_smoothing=0.05), {"error": (logits.argmax(1) != y).float().mean()}
+
+
+def noisy_classifier_loss(model: nn.Module, data: tuple[Tensor, Tensor], schedule: Schedule,
+                          batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy on x_t, t even over 0..T: no mirroring, so that a guide shares the direction of the shoes."""
+    index = torch.randint(len(data[0]), (batch,))
+    x_0, y = from_uint8(data[0][index]), data[1][index]
+    t = spread_times(batch) - 1
+    x_t = add_noise(x_0, torch.randn_like(x_0), schedule.at(t, x_0))
+    logits = model(x_t, t).float()
+    wrong = (logits.argmax(1) != y).float()
+    return F.cross_entropy(logits, y), {"error t<200": wrong[t < 200].mean(), "error t>=200": wrong[t >= 200].mean()}
+
+
+def diffusion_loss(model: nn.Module, data: tuple[Tensor, Tensor], schedule: Schedule,
+                   batch: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared error of eps, weighted by min(SNR, 5) / SNR (Hang et al. 2023, arXiv:2303.09556), and its plain value in
+    four bands of t. One label in ten is the null label (Ho & Salimans 2022, arXiv:2207.12598)."""
+    index = torch.randint(len(data[0]), (batch,))
+    x_0 = from_uint8(data[0][index])
+    y = torch.where(torch.rand(batch) < 0.1, NULL, data[1][index])
+    t = spread_times(batch)
+    eps = torch.randn_like(x_0)
+    ab_t = schedule.at(t, x_0)
+    x_t = add_noise(x_0, eps, ab_t).contiguous(memory_format=torch.channels_last)
+    errors = (model(x_t, t - 1, y).sample.float() - eps).square().mean((1, 2, 3))
+    snr = (ab_t / (1 - ab_t)).flatten()
+    bands = {f"t<={last}": errors[(t > first) & (t <= last)].mean()
+             for first, last in ((0, 50), (50, 200), (200, 500), (500, T))}
+    return ((snr.clamp(max=5) / snr) * errors).mean(), bands
+
+
+def spread_times(batch: int) -> Tensor:
+    """A batch of t, each uniform on 1..T, together spread evenly: less variance than independent ones."""
+    return (((torch.arange(batch) + torch.rand(1)) / batch * T).long() + 1).clamp(max=T)
+
+
+def build_unet() -> nn.Module:
+    """3.6 M parameters, 150 M multiplications a picture: narrow where the map is large, wide where it is small."""
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=32, in_channels=1, out_channels=1, block_out_channels=(16, 32, 64, 160), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        norm_num_groups=8, attention_head_dim=32, num_class_embeds=NULL + 1)
+    return unet.to(memory_format=torch.channels_last)
+
+
+def draw(unet: nn.Module, schedule: Schedule, labels: Tensor, steps: int, seed: int = 0) -> Tensor:
+    """Pictures (B, 1, 32, 32) for labels (B,): DDIM, eta 0, trailing grid, the noise fixed by the seed."""
+    x_T = torch.randn(len(labels), 1, 32, 32, generator=torch.Generator().manual_seed(seed))
+    return sample(eps_model(unet, labels=labels), x_T, times(T, steps), schedule)
+
+
+def write_grid(x: Tensor, path: Path, columns: int) -> None:
+    """x: (N, 1, 32, 32) in [-1, 1] as one PNG, row by row, each picture twice its size."""
+    from PIL import Image
+
+    rows = to_uint8(x).reshape(-1, columns, 32, 32).transpose(0, 2, 1, 3).reshape(-1, 32 * columns)
+    Image.fromarray(rows.repeat(2, 0).repeat(2, 1)).save(path)
+
+
+def train_classifier(data: Path, runs: Path, steps: int) -> None:
+    torch.manual_seed(0)
+    model = Classifier().to(memory_format=torch.channels_last)
+    settings = Settings(steps=steps, lr=3e-3, warmup=100, weight_decay=0.05, ema=0.995, save_minutes=2)
+    loss = partial(classifier_loss, data=read_data(data), batch=128)
+    fit(model, loss, runs / "classifier", settings).save(ZOO / "classifier")
+    note("classifier", runs)
+
+
+def train_noisy_classifier(data: Path, runs: Path, steps: int) -> None:
+    torch.manual_seed(0)
+    model = Classifier(time=True).to(memory_format=torch.channels_last)
+    settings = Settings(steps=steps, lr=2e-3, warmup=100, weight_decay=0.05, ema=0.995, save_minutes=2)
+    loss = partial(noisy_classifier_loss, data=read_data(data), schedule=linear(T), batch=128)
+    fit(model, loss, runs / "noisy-classifier", settings).save(ZOO / "noisy_classifier")
+    note("noisy-classifier", runs)
+
+
+def train_diffusion(data: Path, runs: Path, steps: int) -> None:
+    from diffusers import DDIMScheduler
+
+    schedule = linear(T)
+    settings = Settings(steps=steps, lr=1.2e-3, warmup=200, decay_from=0.2, ema=0.999)
+    labels = torch.arange(NULL).repeat(3)
+
+    def look(ema_unet: nn.Module, step: int) -> None:
+        write_grid(draw(ema_unet, schedule, labels, steps=50), runs / "diffusion" / f"samples_{step:06d}.png", 10)
+
+    loss = partial(diffusion_loss, data=read_data(data), schedule=schedule, batch=64)
+    unet = fit(build_unet(), loss, runs / "diffusion", settings, on_save=look)
+    unet.half().to(memory_format=torch.contiguous_format).save_pretrained(ZOO / "unet")
+    DDIMScheduler(num_train_timesteps=T, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False,
+                  prediction_type="epsilon", timestep_spacing="trailing").save_pretrained(ZOO / "scheduler")
+    note("diffusion", runs)
+
+
+def note(network: str, runs: Path) -> None:
+    """Put the run into the card; a figure measured on the weights that were there before is not true of these."""
+    path, log = ZOO / "card.json", runs / network / "log.jsonl"
+    card = json.loads(path.read_text()) if path.exists() else {"name": "fashion", "training": {}}
+    card.pop("quality", None)
+    last = json.loads(log.read_text().splitlines()[-1])
+    card["training"][network] = {"command": f"python -m ddim_tutorial.training.fashion {network}",
+                                 "steps": last["step"], "hours": round(last["seconds"] / 3600, 2)}
+    zoo.write_card(ZOO, card)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=RECIPES)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with Fashion-MNIST's four .gz files")
+    parser.add_argument("--runs", type=Path, default=Path("runs/fashion"), help="folder of the checkpoints and logs")
+    parser.add_argument("--steps", type=int, help="optimiser updates, instead of the recipe's own number")
+    arguments = parser.parse_args()
+    recipe, steps = RECIPES[arguments.network]
+    recipe(arguments.data, arguments.runs, arguments.steps or steps)
+
+
+RECIPES = {"classifier": (train_classifier, 4000), "noisy-classifier": (train_noisy_classifier, 3000),
+           "diffusion": (train_diffusion, 5800)}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Models with their cards: ``load("fashion")`` reads checked safetensors from disk, never from the network.
+
+A model is a folder of diffusers components (``unet/``, ``scheduler/``), perhaps with ``classifier/``,
+``noisy_classifier/`` and ``examples.safetensors``. Its ``card.json`` says where the weights come from, how good they
+are, and the sha256 of every file. A diffusers folder without a card loads too; then only its content is checked.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .classifier import Classifier
+from .jump import EpsModel
+from .pixel import Labels, eps_model
+from .schedule import Schedule, from_scheduler
+
+ZOO = Path(__file__).parent / "zoo"
+VARIABLE = "DDIM_TUTORIAL_MODEL"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+class Examples(NamedTuple):
+    """Held-out pictures: images (N, C, H, W), float32 in [-1, 1], and labels (N,) int64, on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A loaded model with all that belongs to it.
+
+    ``model`` is the network without a condition (the null class); ``shape`` is (C, H, W); ``sha256`` is that of the
+    diffusion weights, for the provenance of figures; ``examples`` is None where the folder has none.
+    """
+
+    name: str
+    folder: Path
+    unet: nn.Module = field(repr=False)
+    model: EpsModel = field(repr=False)
+    schedule: Schedule = field(repr=False)
+    shape: tuple[int, int, int]
+    card: dict[str, Any] = field(repr=False)
+    examples: Examples | None = field(repr=False)
+    device: torch.device
+    dtype: torch.dtype
+    sha256: str
+
+    def conditional(self, labels: Labels) -> EpsModel:
+        """The model for ``labels``: (B,) int or one int for all; None is the null class."""
+        return eps_model(self.unet, labels=labels.to(self.device) if isinstance(labels, Tensor) else labels)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The clean-picture classifier, for evaluation: ``classifier(x_0) -> logits``. float32."""
+        return self._classifier("classifier")
+
+    @cached_property
+    def noisy_classifier(self) -> Classifier:
+        """The classifier that is told the time, for guidance: ``noisy_classifier(x_t, t) -> logits``. float32."""
+        return self._classifier("noisy_classifier")
+
+    def _classifier(self, component: str) -> Classifier:
+        path = self.folder / component / "model.safetensors"
+        return _module(path, _classifier, self.device)
+
+
+def names() -> list[str]:
+    """The bundled models."""
+    return sorted(card.parent.name for card in ZOO.glob("*/card.json"))
+
+
+def load(name_or_path: str | Path | None = None, device: str | torch.device | None = None,
+         dtype: torch.dtype | None = None) -> Bundle:
+    """Load a bundled model by name, or a diffusers folder with ``unet/`` (a UNet2DModel) and ``scheduler/``.
+
+    Args:
+        name_or_path: None is the environment variable DDIM_TUTORIAL_MODEL, or "fashion" where it is not set.
+        device: None is CUDA where there is one, else the CPU.
+        dtype: of the network alone (torch.bfloat16, torch.float16); the state keeps its own. None is float32.
+
+    For a compiled network: ``pixel.eps_model(torch.compile(bundle.unet))``.
+
+    Raises ValueError, naming the file, for weights that are missing, truncated, changed since the card was written,
+    pickled, not finite, incomplete, or of another shape than the configuration; TypeError for a dtype of integers.
+    """
+    folder = _find(name_or_path or os.environ.get(VARIABLE) or "fashion")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = torch.float32 if dtype is None else dtype
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype: got {dtype}, wanted torch.float32, torch.bfloat16 or torch.float16")
+    card = verify(folder) if (folder / "card.json").exists() else {}
+    unet = _module(folder / UNET, _unet, device, dtype)
+    size = unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    examples = folder / "examples.safetensors"
+    return Bundle(
+        name=card.get("name", folder.name), folder=folder, unet=unet, model=eps_model(unet), schedule=_schedule(folder),
+        shape=(unet.config.in_channels, height, width), card=card,
+        examples=_examples(examples) if examples.exists() else None,
+        device=device, dtype=dtype, sha256=_sha256(folder / UNET))
+
+
+def write_card(folder: str | Path, card: dict[str, Any]) -> None:
+    """Write ``folder/card.json``: ``card`` with "files", the sha256 of every other file in the folder."""
+    folder = Path(folder)
+    card = {**card, "files": {name: _sha256(folder / name) for name in _files(folder)}}
+    (folder / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def verify(folder: str | Path) -> dict[str, Any]:
+    """Return the card of ``folder``; raise ValueError for a file that is missing, changed or not in the card."""
+    folder = Path(folder)
+    card = _json(folder / "card.json")
+    promised = card.get("files")
+    if not promised:
+        raise ValueError(f'{folder / "card.json"}: it lists no "files"; write the card with zoo.write_card')
+    for name, wanted in promised.items():
+        path = folder / name
+        if not path.exists():
+            raise ValueError(f"{path}: missing, but listed in card.json; {_AGAIN}")
+        if (seen := _sha256(path)) != wanted:
+            if path.suffix == ".safetensors":
+                _tensors(path)  # says more where the file is cut or not finite
+            raise ValueError(f"{path}: changed, its sha256 is {seen[:12]}..., card.json has {wanted[:12]}...; {_AGAIN}")
+    for name in _files(folder):
+        if name not in promised and name.endswith((".safetensors", "config.json")):
+            raise ValueError(f"{folder / name}: not listed in card.json; remove it, or write the card again")
+    return card
+
+
+_AGAIN = "copy the folder again, or reinstall the package"
+
+
+def _find(name_or_path: str | Path) -> Path:
+    if name_or_path in names():
+        return ZOO / name_or_path
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        raise ValueError(f"name_or_path: got {str(name_or_path)!r}, which is neither a bundled model "
+                         f"({', '.join(names()) or 'none is installed'}) nor a folder; nothing is downloaded")
+    return folder
+
+
+def _module(path: Path, build: Callable[[dict[str, Any]], nn.Module], device: torch.device,
+            dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The module that ``config.json`` beside ``path`` describes, with the weights in ``path``, in eval mode, frozen."""
+    weights = _tensors(path)
+    config = _json(path.parent / "config.json")
+    try:
+        with torch.device("meta"):  # costs no time and leaves the global random numbers alone
+            module = build(config)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path.parent / 'config.json'}: no network can be built from it ({error})") from error
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    seen = {key: tuple(value.shape) for key, value in weights.items()}
+    for problem, keys in (("lacks", wanted.keys() - seen), ("has the unknown", seen.keys() - wanted)):
+        if keys:
+            raise ValueError(f"{path}: it {problem} {min(keys)} ({len(keys)} such), going by config.json; {_AGAIN}")
+    for key, shape in wanted.items():
+        if seen[key] != shape:
+            raise ValueError(f"{path}: {key} has shape {seen[key]}, config.json asks for {shape}; {_AGAIN}")
+    module.load_state_dict({key: value.to(device, dtype if value.is_floating_point() else value.dtype)
+                            for key, value in weights.items()}, assign=True)
+    if lost := [key for key, value in _state(module) if value.is_meta]:
+        raise ValueError(f"{path}: {lost[0]} was left without a value ({len(lost)} in all)")
+    return module.eval().requires_grad_(False)
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _unet(config: dict[str, Any]) -> nn.Module:
+    from diffusers import UNet2DModel
+
+    if config.get("_class_name") != "UNet2DModel":
+        raise TypeError(f"it describes {config.get('_class_name')}, wanted a UNet2DModel; text-to-image pipelines do "
+                        "not load here")
+    return UNet2DModel.from_config(config)
+
+
+def _classifier(config: dict[str, Any]) -> nn.Module:
+    return Classifier(**{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})
+
+
+def _schedule(folder: Path) -> Schedule:
+    from diffusers import DDIMScheduler
+
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = _json(path)
+    if config.get("prediction_type", "epsilon") != "epsilon":
+        raise ValueError(f"{path}: prediction_type is {config['prediction_type']!r}, wanted 'epsilon'; "
+                         "wrap the network with jump.eps_from_v and use it without zoo.load")
+    return from_scheduler(DDIMScheduler.from_config(config))
+
+
+def _examples(path: Path) -> Examples:
+    from .grids import from_uint8
+
+    tensors = _tensors(path)
+    return Examples(from_uint8(tensors["images"]), tensors["labels"])
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; ValueError for a file that is missing, pickled, cut or not finite."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        pickled = [p.name for p in path.parent.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+        why = (f"there is a pickled {pickled[0]}, which could run any code and is not read; convert it with "
+               "save_pretrained(..., safe_serialization=True)" if pickled else _AGAIN)
+        raise ValueError(f"{path}: missing; {why}")
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[8:] != b"{"):  # safetensors has its "{" there
+        raise ValueError(f"{path}: a pickled file under the name of safetensors, which could run any code: not read")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated or damaged, not a whole safetensors file ({error}); {_AGAIN}") from error
+    for key, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{path}: {key} holds NaN or infinity; {_AGAIN}")
+    return tensors
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"{path}: missing; {_AGAIN}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a readable JSON file ({error}); {_AGAIN}") from error
+
+
+def _files(folder: Path) -> list[str]:
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in paths
+                  if path.name != "card.json" and not any(part.startswith(".") for part in path.parts))
+
+
+def _sha256(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,50 @@
+"""nbval with pictures: it compares text strictly but never looks at a PNG, so this compares those.
+
+The pictures of a cell must be equal in number and shape and agree to FLOOR dB. What depends on the machine and
+is not part of a lesson (warnings and progress bars on stderr, HTML and scripts of widgets) is left out.
+"""
+
+import base64
+
+import nbval.plugin
+import numpy as np
+
+FLOOR = 30.0  # dB; the same picture drawn by another build of matplotlib or torch stays above, another one below
+SKIPPED = ("stderr", "text/html", "application/javascript")
+
+
+def pictures(outputs) -> list[np.ndarray]:
+    """The PNGs of a cell's outputs as (H, W, 3) uint8 arrays, in order."""
+    from ddim_tutorial.figures import read_png
+
+    encoded = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return [read_png(base64.b64decode(text)) for text in encoded]
+
+
+def difference(seen: list[np.ndarray], wanted: list[np.ndarray]) -> str | None:
+    """What is wrong with the pictures ``seen`` where ``wanted`` were stored; None if nothing is."""
+    from ddim_tutorial.figures import psnr
+
+    if len(seen) != len(wanted):
+        return f"{len(wanted)} pictures are stored, {len(seen)} were drawn"
+    for number, (a, b) in enumerate(zip(seen, wanted, strict=True), 1):
+        if a.shape != b.shape:
+            return f"picture {number} is stored with shape {b.shape}, {a.shape} was drawn"
+        if (decibels := psnr(a, b)) < FLOOR:
+            return f"picture {number} differs from the stored one: PSNR {decibels:.1f} dB, {FLOOR:.0f} dB wanted"
+    return None
+
+
+compare_text = nbval.plugin.IPyNbCell.compare_outputs
+
+
+def compare_outputs(self, test, ref, skip_compare=None) -> bool:
+    if not compare_text(self, test, ref, (skip_compare or self.parent.skip_compare) + SKIPPED):
+        return False
+    if problem := difference(pictures(test), pictures(ref)):
+        self.comparison_traceback.append(problem)
+        return False
+    return True
+
+
+nbval.plugin.IPyNbCell.compare_outputs = compare_outputs

@@ -1,0 +1,244 @@
+"""What others accept in silence is refused here, by name, with what was seen and what to do.
+
+The package's own checks are meant, so the type checker that the rest of the suite runs under is off.
+"""
+
+import functools
+import math
+import re
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, KarrasVeScheduler
+
+from ddim_tutorial import (
+    Schedule,
+    add_noise,
+    analytic,
+    cosine,
+    ddim_step,
+    from_betas,
+    from_scheduler,
+    generators,
+    guidance,
+    invert,
+    invert_fixed_point,
+    jump,
+    linear,
+    pred_eps_and_x0,
+    randn,
+    round_trip,
+    sample,
+    scaled_delta,
+    scaled_linear,
+    scheduler_times,
+    times,
+    trajectory,
+)
+
+SCHEDULE = linear()
+MODEL = analytic.gaussian(0.0, 0.7, SCHEDULE)
+X = torch.zeros(2, 3, 4, 4)
+GRID = times(1000, 5)
+AB = SCHEDULE.alpha_bar[500]
+T = torch.tensor([1, 1000])
+UINT8 = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+NAN = torch.full_like(X, math.nan)
+META = X.to("meta")
+
+
+@pytest.fixture(autouse=True)
+def only_our_own_checks():
+    from jaxtyping import config
+
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", before)
+
+
+def walk(**options):
+    return trajectory(MODEL, X, options.pop("grid", GRID), SCHEDULE, **options)  # refused before the first step
+
+
+def says(eps):
+    return lambda x_t, t: eps(x_t)
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+CASES = {
+    # time
+    "t negative": (lambda: jump(MODEL, X, -5, SCHEDULE), ValueError, r"\bt=-5\b"),
+    "t zero": (lambda: jump(MODEL, X, 0, SCHEDULE), ValueError, r"\bt=0\b"),
+    "t beyond T": (lambda: jump(MODEL, X, 1001, SCHEDULE), ValueError, r"\bt=1001\b.*1000"),
+    "t fractional": (lambda: jump(MODEL, X, 3.5, SCHEDULE), TypeError, r"\bt=3\.5\b"),
+    "t a float tensor": (
+        lambda: jump(MODEL, X, torch.tensor([1.0, 2.0]), SCHEDULE),
+        TypeError,
+        r"\bt is torch.float32",
+    ),
+    "t a bool": (lambda: SCHEDULE.at(True, X), TypeError, r"\bt=True\b"),
+    "t negative in at": (lambda: SCHEDULE.at(-1, X), ValueError, r"\bt=-1\b"),
+    "t beyond T in pred_eps_and_x0": (lambda: pred_eps_and_x0(MODEL, X, 2000, SCHEDULE), ValueError, r"\bt=2000\b"),
+    # grids
+    "steps zero": (lambda: times(1000, 0), ValueError, r"\bsteps=0\b"),
+    "steps negative": (lambda: times(1000, -3), ValueError, r"\bsteps=-3\b"),
+    "steps fractional": (lambda: times(1000, 2.5), TypeError, r"\bsteps=2\.5\b"),
+    "steps beyond T": (lambda: times(1000, 1001), ValueError, r"\bsteps=1001\b.*1000"),
+    "steps of a scheduler": (lambda: scheduler_times(DDIMScheduler(), 1001), ValueError, r"\bsteps=1001\b"),
+    "spacing misspelt": (lambda: times(1000, 10, "trialing"), ValueError, r"spacing='trialing'.*trailing"),
+    "T of a grid": (lambda: times(0, 1), ValueError, r"\bT=0\b"),
+    "times empty": (lambda: walk(grid=[]), ValueError, "times"),
+    "times of one": (lambda: walk(grid=[500]), ValueError, "times"),
+    "times repeated": (lambda: walk(grid=[500, 500, 0]), ValueError, "times"),
+    "times turning back": (lambda: walk(grid=[500, 100, 300]), ValueError, "times"),
+    "times beyond T": (lambda: walk(grid=[1001, 0]), ValueError, r"times.*1001"),
+    "times negative": (lambda: walk(grid=[500, -1]), ValueError, r"times.*-1"),
+    "times fractional": (lambda: walk(grid=[500.5, 0]), TypeError, r"times.*500\.5"),
+    # noise
+    "eta negative": (lambda: walk(eta=-0.1), ValueError, r"eta=-0\.1"),
+    "eta beyond the grid": (lambda: walk(eta=1.5), ValueError, r"eta=1\.5.*t=\d+.*s=\d+"),
+    "eta nan": (lambda: walk(eta=math.nan), ValueError, "eta=nan"),
+    "eta a string": (lambda: walk(eta="1"), (ValueError, TypeError), "eta='1'"),
+    "eta while inverting": (lambda: walk(grid=GRID[::-1], eta=0.5), ValueError, r"eta=0\.5 with s=200 > t=0"),
+    "sigma-hat while inverting": (lambda: walk(grid=GRID[::-1], sigma_hat=True), ValueError, "eta|sigma_hat"),
+    "sigma-hat with another eta": (lambda: walk(eta=0.5, sigma_hat=True), ValueError, r"sigma_hat=True with eta=0\.5"),
+    "generators too few": (lambda: randn((3, 2), generators([1, 2])), ValueError, "generator"),
+    "noise of another shape": (lambda: add_noise(X, X[:1], AB), ValueError, r"eps.*\(1, 3, 4, 4\).*\(2, 3, 4, 4\)"),
+    "step noise of another shape": (
+        lambda: ddim_step(X, X, AB, AB, noise=X[:, :1]),
+        ValueError,
+        r"noise.*\(2, 1, 4, 4\)",
+    ),
+    "noise on another device": (lambda: add_noise(X, META, AB), ValueError, "eps is on meta.*cpu"),
+    "pred_eps_and_x0's noise": (
+        lambda: pred_eps_and_x0(MODEL, X, 5, SCHEDULE, noise=X[:1]),
+        ValueError,
+        r"\(1, 3, 4, 4\)",
+    ),
+    # the model's answer
+    "eps nan": (lambda: sample(says(lambda x: x * math.nan), X, GRID, SCHEDULE), ValueError, "NaN"),
+    "eps nan while inverting": (lambda: invert(says(lambda x: x * math.nan), X, GRID, SCHEDULE), ValueError, "NaN"),
+    "eps infinite": (lambda: sample(says(lambda x: x + math.inf), X, GRID, SCHEDULE), ValueError, "NaN or inf"),
+    "eps of another batch": (
+        lambda: sample(says(lambda x: x[:1]), X, GRID, SCHEDULE),
+        ValueError,
+        r"eps.*\(1, 3, 4, 4\)",
+    ),
+    "eps of one channel": (
+        lambda: sample(says(lambda x: x[:, :1]), X, GRID, SCHEDULE),
+        ValueError,
+        r"eps.*\(2, 1, 4, 4\)",
+    ),
+    "eps of 2C channels": (
+        lambda: sample(says(lambda x: torch.cat([x, x], 1)), X, GRID, SCHEDULE),
+        ValueError,
+        r"eps.*\(2, 6, 4, 4\).*learned_variance",
+    ),
+    "eps on another device": (lambda: jump(says(lambda x: x.to("meta")), X, 5, SCHEDULE), ValueError, "eps is on meta"),
+    "eps of another batch, inverting": (
+        lambda: invert_fixed_point(says(lambda x: x[:1]), X, GRID, SCHEDULE),
+        ValueError,
+        r"eps.*\(1, 3, 4, 4\)",
+    ),
+    "eps of another batch, guided": (
+        lambda: guidance.classifier(says(lambda x: x[:1]), lambda x, t: x.sum((1, 2, 3)), 1.0, SCHEDULE)(X, T),
+        ValueError,
+        r"eps.*\(1, 3, 4, 4\)",
+    ),
+    # pictures
+    "integer images": (lambda: jump(MODEL, UINT8, 5, SCHEDULE), TypeError, "x_t is torch.uint8"),
+    "integer images, sampling": (lambda: sample(MODEL, UINT8, GRID, SCHEDULE), TypeError, "x_T is torch.uint8"),
+    "integer images, inverting": (lambda: invert(MODEL, UINT8, GRID, SCHEDULE), TypeError, "x_0 is torch.uint8"),
+    "integer images, noising": (lambda: pred_eps_and_x0(MODEL, UINT8, 5, SCHEDULE), TypeError, "x_0 is torch.uint8"),
+    "a list of images": (lambda: sample(MODEL, [[0.0]], GRID, SCHEDULE), TypeError, "x_T is list"),
+    "nan images": (lambda: invert(MODEL, NAN, GRID, SCHEDULE), ValueError, "x_0 holds NaN"),
+    "nan noise": (lambda: sample(MODEL, NAN, GRID, SCHEDULE), ValueError, "x_T holds NaN"),
+    "no batch": (lambda: sample(MODEL, torch.zeros(3), GRID, SCHEDULE), ValueError, r"x_T has shape \(3,\)"),
+    "an empty batch": (lambda: sample(MODEL, X[:0], GRID, SCHEDULE), ValueError, r"x_T has shape \(0, 3, 4, 4\)"),
+    "a delta of different shapes": (lambda: scaled_delta(X, X[:1]), ValueError, r"xt_image.*\(1, 3, 4, 4\)"),
+    # schedules
+    "beta_last above one": (lambda: linear(10, 1e-4, 1.5), ValueError, r"beta.*1\.5"),
+    "beta_last one": (lambda: linear(10, 1e-4, 1.0), ValueError, "beta"),
+    "beta_first zero": (lambda: linear(10, 0.0, 0.02), ValueError, "beta"),
+    "beta_first negative": (lambda: linear(10, -1e-4, 0.02), ValueError, "beta"),
+    "scaled beta negative": (lambda: scaled_linear(10, -1e-4, 0.02), ValueError, r"beta_first=-0\.0001"),
+    "beta nan": (lambda: from_betas(f64(0.1, math.nan)), ValueError, "beta"),
+    "beta_max one": (lambda: cosine(10, beta_max=1.0), ValueError, "beta"),
+    "T zero": (lambda: linear(0), ValueError, r"\bT=0\b"),
+    "T zero, scaled": (lambda: scaled_linear(0), ValueError, r"\bT=0\b"),
+    "T zero, cosine": (lambda: cosine(0), ValueError, r"\bT=0\b"),
+    "T fractional": (lambda: linear(10.5), TypeError, r"\bT=10\.5\b"),
+    "alpha_bar of one entry": (lambda: Schedule(f64(1.0)), ValueError, "alpha_bar has 1 entries, so T=0"),
+    "alpha_bar rising": (lambda: Schedule(f64(1.0, 0.5, 0.6)), ValueError, r"alpha_bar\[2\]=0\.6"),
+    "alpha_bar level": (lambda: Schedule(f64(1.0, 0.5, 0.5)), ValueError, r"alpha_bar\[2\]=0\.5"),
+    "alpha_bar nan": (lambda: Schedule(f64(1.0, math.nan)), ValueError, r"alpha_bar\[1\]=nan"),
+    "alpha_bar without x_0": (lambda: Schedule(f64(0.9, 0.5)), ValueError, r"alpha_bar\[0\]=0\.9"),
+    "alpha_bar ending at zero": (lambda: Schedule(f64(1.0, 0.5, 0.0)), ValueError, r"alpha_bar\[T\]=0.*terminal SNR"),
+    "alpha_bar float32": (lambda: Schedule(torch.tensor([1.0, 0.5])), TypeError, "alpha_bar is torch.float32"),
+    "alpha_bar a matrix": (lambda: Schedule(f64(1.0, 0.5)[None]), TypeError, r"alpha_bar.*\(1, 2\)"),
+    "zero terminal SNR": (
+        lambda: from_scheduler(DDIMScheduler(rescale_betas_zero_snr=True)),
+        ValueError,
+        "terminal SNR",
+    ),
+    "no alphas_cumprod": (lambda: from_scheduler(KarrasVeScheduler()), TypeError, "KarrasVeScheduler.*alphas_cumprod"),
+    # inversion
+    "eps_time misspelt": (lambda: invert(MODEL, X, GRID, SCHEDULE, eps_time="taget"), ValueError, "eps_time='taget'"),
+    "times increasing": (lambda: invert(MODEL, X, GRID[::-1], SCHEDULE), ValueError, "times.*increase"),
+    "tol zero": (lambda: invert_fixed_point(MODEL, X, GRID, SCHEDULE, tol=0), ValueError, "tol=0"),
+    "tol nan": (lambda: invert_fixed_point(MODEL, X, GRID, SCHEDULE, tol=math.nan), ValueError, "tol=nan"),
+    "max_iter zero": (lambda: invert_fixed_point(MODEL, X, GRID, SCHEDULE, max_iter=0), ValueError, "max_iter=0"),
+    "method not a function": (lambda: round_trip(MODEL, X, GRID, SCHEDULE, "naive"), TypeError, "method='naive'"),
+    # guidance and closed forms
+    "condition of another batch": (
+        lambda: guidance.cfg_batched(lambda x, t, c: x, torch.zeros(3), torch.zeros(1), 2.0)(X, T),
+        ValueError,
+        "condition has 3 rows for a batch of 2",
+    ),
+    "log_prob a scalar": (
+        lambda: guidance.classifier(MODEL, lambda x, t: x.sum(), 1.0, SCHEDULE)(X, T),
+        ValueError,
+        r"log_prob returned shape \(\)",
+    ),
+    "std negative": (lambda: analytic.gaussian(0.0, -1.0, SCHEDULE), ValueError, r"std=-1"),
+    "weight zero": (lambda: analytic.mixture(X, 0.1, torch.zeros(2), SCHEDULE), ValueError, "weights"),
+    "weights too few": (lambda: analytic.mixture(X, 0.1, torch.ones(1), SCHEDULE), ValueError, "weights"),
+    "stds negative": (lambda: analytic.mixture(X, -0.1, torch.ones(2), SCHEDULE), ValueError, "stds"),
+}
+ADVICE = re.compile(r"pass |allows |move |convert|wanted|must|end the schedule|look for|wrapped by")
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_refused_by_name(case):
+    call, kind, names = CASES[case]
+    with pytest.raises(kind, match=names) as caught:
+        call()
+    assert ADVICE.search(str(caught.value)), f"says what was seen, but not what to do: {caught.value}"
+
+
+def test_eta_beyond_one_is_allowed_where_the_grid_allows_it():
+    """sigma^2 <= 1 - alpha_bar_s: on a single step from T, eta may be sqrt((1 - ab_t) / (1 - ab_t / ab_s))."""
+    ab_t, ab_s = SCHEDULE.alpha_bar[[1000, 500]].tolist()
+    limit = math.sqrt((1 - ab_t) / (1 - ab_t / ab_s))
+    assert limit > 1
+    generator = torch.Generator().manual_seed(0)
+    sample(MODEL, X, [1000, 500], SCHEDULE, eta=limit * (1 - 1e-9), generator=generator)
+    with pytest.raises(ValueError, match=f"eta <= {limit:.4f}"):
+        sample(MODEL, X, [1000, 500], SCHEDULE, eta=limit * (1 + 1e-6), generator=generator)
+
+
+def test_good_input_passes():
+    """The cases above fail for what is wrong with them: the same calls, put right."""
+    for good in (
+        lambda: jump(MODEL, X, 1, SCHEDULE),
+        lambda: jump(MODEL, X, torch.tensor([1, 1000]), SCHEDULE),
+        lambda: sample(MODEL, X, GRID, SCHEDULE, eta=1, generator=generators([1, 2])),
+        lambda: invert(MODEL, X, GRID, SCHEDULE),
+        functools.partial(round_trip, MODEL, X, GRID, SCHEDULE, invert),
+        lambda: guidance.cfg_batched(lambda x, t, c: x, torch.zeros(2), torch.zeros(1), 2.0)(X, T),
+    ):
+        good()

@@ -1,0 +1,56 @@
+"""The benchmark runs and reports what it says; how fast anything is, is no test's business."""
+
+import json
+import time
+
+import pytest
+
+from ddim_tutorial import bench
+
+
+def test_a_tiny_benchmark_prints_json(capsys):
+    bench.main(["--device", "cpu", "--pairs", "3", "--calls", "2", "--steps", "2", "--width", "8"])
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"environment", "step", "loop"}
+    for kind in ("step", "loop"):
+        assert set(report[kind]) == set(bench.SHAPES)
+        for figures in report[kind].values():
+            assert 0 < figures["ratio_min"] <= figures["ratio_median"] <= figures["ratio_max"]
+            assert figures["diffusers_us"] > 0 and figures["ours_us"] > 0
+
+
+def test_a_ratio_is_theirs_over_ours_run_in_turns(monkeypatch):
+    """On a clock that only the functions move: theirs takes 3 s, ours 2 s."""
+    clock, order = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def takes(name, amount):
+        def call():
+            clock[0] += amount
+            order.append(name)
+
+        return call
+
+    figures = bench.compare(takes("theirs", 3.0), takes("ours", 2.0), pairs=4, calls=2)
+    assert figures["ratio_median"] == figures["ratio_min"] == figures["ratio_max"] == 1.5
+    assert figures["diffusers_us"] == pytest.approx(3e6) and figures["ours_us"] == pytest.approx(2e6)
+    assert order[:2] == ["theirs", "ours"]  # the warm-up
+    assert order[2::4] == ["ours", "theirs", "ours", "theirs"]
+
+
+def test_both_sides_compute_the_same(monkeypatch):
+    """Benchmarking two different things would be easy: the results are compared instead of the times."""
+    pairs = []
+
+    def keep(theirs, ours, **_):
+        pairs.append((theirs(), ours()))
+        return {}
+
+    monkeypatch.setattr(bench, "compare", keep)
+    bench.run("cpu", steps=3, width=8)
+    assert len(pairs) == 4
+    for theirs, ours in pairs[:2]:
+        assert (theirs.prev_sample - ours[0]).norm() <= 2e-5 * ours[0].norm()
+        assert (theirs.pred_original_sample - ours[1]).norm() <= 2e-5 * ours[1].norm()
+    for theirs, ours in pairs[2:]:
+        assert (theirs - ours).norm() <= 2e-5 * ours.norm()

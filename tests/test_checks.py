@@ -1,0 +1,172 @@
+"""The judges: they pass the package's own functions, and name the first wrong step of wrong ones."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ddim_tutorial import (
+    add_noise,
+    checks,
+    ddim_sigma,
+    ddim_step,
+    from_betas,
+    predict_x0,
+    sample,
+    times,
+    trajectory,
+)
+
+
+def slerp(a, b, weight):
+    """Every sample of a batch on its own; straight where the angle is too small to divide by."""
+    rows = [1] * (a.dim() - 1)
+    angle = torch.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1).acos().view(-1, *rows)
+    curved = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
+    return torch.where(angle.sin() < 1e-6, torch.lerp(a, b, weight), curved)
+
+
+RIGHT = {
+    "translation": lambda betas: from_betas(betas).alpha_bar,
+    "add_noise": add_noise,
+    "predict_x0": predict_x0,
+    "ddim_sigma": ddim_sigma,
+    "ddim_step": ddim_step,
+    "times": times,
+    "trajectory": sample,
+    "slerp": slerp,
+}
+
+
+def judge(name: str, fn, capsys, **options) -> str:
+    assert getattr(checks, f"check_{name}")(fn, **options) is None
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_the_packages_own_function_passes(name, capsys):
+    said = judge(name, RIGHT[name], capsys)
+    assert said.startswith(f"{name}: right. Verified:") and said.count("\n  - ") >= 3
+
+
+def test_the_leading_grid_passes_as_leading_only(capsys):
+    def leading(T, steps):
+        return times(T, steps, "leading")
+
+    assert judge("times", leading, capsys, spacing="leading").startswith("times: right")
+    assert "first difference is entry 0: [801, 601, 401], wanted [1000, 800, 600]" in judge("times", leading, capsys)
+    with pytest.raises(ValueError, match="spacing"):
+        checks.check_times(leading, spacing="karras")
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_is_not_attempted_and_an_error_is_told(name, capsys):
+    def stub(*_, **__):
+        raise NotImplementedError
+
+    def broken(*_, **__):
+        raise KeyError("alpha")
+
+    assert judge(name, stub, capsys) == f"{name}: not attempted yet\n"
+    assert "your function raised KeyError: 'alpha'" in judge(name, broken, capsys)
+    assert "not yet right" in judge(name, lambda *_, **__: None, capsys)
+
+
+def step_without(change):
+    """A DDIM step with one thing changed."""
+    def fn(x_t, eps, ab_t, ab_s, *, sigma=0.0, noise=None):
+        x0_hat = (x_t - (1 - ab_t).sqrt() * eps) / ab_t.sqrt()
+        direction = (1 - ab_s - (0 if change == "sigma" else sigma**2)).sqrt() * eps
+        if change == "levels":
+            x_s = ab_s * x0_hat + direction
+        else:
+            x_s = ab_s.sqrt() * x0_hat + direction
+        if noise is not None:
+            x_s = x_s + (sigma**2 if change == "variance" else sigma) * noise
+        return (x0_hat, x_s) if change == "order" else x_s if change == "pair" else (x_s, x0_hat)
+    return fn
+
+
+def sampler(change):
+    """A DDIM sampler with one thing broken."""
+    def fn(model, x_t, grid, schedule):
+        if change == "noise":
+            x_t = x_t + 1e-3
+        for i, (t, s) in enumerate(pairwise(grid)):
+            asked = t - 1 if change == "timestep" else s if change == "target" else t
+            eps = model(x_t, torch.full((len(x_t),), max(asked, 1)))
+            ab_t, ab_s = schedule.at(t, x_t), schedule.at(s, x_t)
+            if change == "stride" and i > 0:  # the step of a fixed width, whatever the grid says
+                ab_s = schedule.at(max(t - 1000 // (len(grid) - 1), 0), x_t)
+            x0_hat = (x_t - (1 - ab_t).sqrt() * eps) / ab_t.sqrt()
+            if change == "clip":
+                x0_hat = x0_hat.clamp(-1, 1)
+            if change == "last" and s == 0:
+                break
+            x_t = ab_s.sqrt() * x0_hat + (1 - ab_s).sqrt() * eps
+        return x_t
+    return fn
+
+
+FIRST = "step 1 of 2, from t = 1000 to s = 500"
+WRONG = [
+    ("translation", lambda betas: torch.cumprod(1 - betas, 0), "constant beta", r"shape (5,), wanted (6,)"),
+    ("translation", lambda betas: torch.cat([torch.ones(1), 1 - betas]), "constant beta", "differs by up to 0.31"),
+    ("translation", lambda betas: torch.cat([torch.ones(1), torch.cumprod((1 - betas).sqrt(), 0)]), "constant beta",
+     "differs by up to 0.18"),
+    ("add_noise", lambda x_0, eps, ab: ab * x_0 + (1 - ab) * eps, "0.6 x_0 + 0.8 eps", "differs"),
+    ("add_noise", lambda x_0, eps, ab: ab.sqrt() * x_0 + (1 - ab) * eps, "0.6 x_0 + 0.8 eps", "differs"),
+    ("add_noise", lambda x_0, eps, ab: x_0 + (1 / ab - 1).sqrt() * eps, "0.6 x_0 + 0.8 eps", "differs"),
+    ("add_noise", lambda x_0, eps, ab: ab.flatten()[0].sqrt() * x_0 + (1 - ab.flatten()[0]).sqrt() * eps,
+     "t = 1, 400, 1000", "differs"),
+    ("predict_x0", lambda x_t, eps, ab: x_t - (1 - ab).sqrt() * eps, "true noise", "differs"),
+    ("predict_x0", lambda x_t, eps, ab: (x_t - (1 - ab).sqrt() * eps) / ab, "true noise", "differs"),
+    ("predict_x0", lambda x_t, eps, ab: ((x_t - (1 - ab).sqrt() * eps) / ab.sqrt()).clamp(-1, 1), "x0_hat is x_t",
+     "differs"),
+    ("ddim_sigma", lambda t, s, eta: eta * (1 - t / s).sqrt(), "the step to t = 0", "wanted 0"),
+    ("ddim_sigma", lambda t, s, eta: eta**2 * ((1 - s) / (1 - t) * (1 - t / s)).sqrt(), "eta = 0.5",
+     "0.25, wanted 0.5"),
+    ("ddim_sigma", lambda t, s, eta: eta * (1 - s) / (1 - t) * (1 - t / s), "t = 500, s = 499", "wanted"),
+    ("ddim_step", step_without("levels"), "sigma = 0 stays on the line", "differs"),
+    ("ddim_step", step_without("sigma"), "sigma = 0.36", "differs"),
+    ("ddim_step", step_without("variance"), "sigma = 0.36", "differs"),
+    ("ddim_step", step_without("order"), "x0_hat = x_0", "differs"),
+    ("ddim_step", step_without("pair"), "x0_hat = x_0", "wanted the pair (x_s, x0_hat)"),
+    ("times", lambda T, steps: [round(T * i / steps) for i in range(steps, 0, -1)], "5 steps", "5 entries, wanted 6"),
+    ("times", lambda T, steps: [*range(T, 0, -(T // steps)), 0], "30 steps", "32 entries, wanted 31"),
+    ("times", lambda T, steps: [*(round(T * i / steps) - 1 for i in range(steps, 0, -1)), 0], "5 steps",
+     "entry 0"),
+    ("times", lambda T, steps: [round(T * i / steps) if steps % 7 else 1 for i in range(steps, -1, -1)],
+     "1..1000 steps", "at 7 steps"),
+    ("trajectory", sampler("timestep"), "1000, 500, 0", f"{FIRST}: the model was asked at [999, 999], wanted"),
+    ("trajectory", sampler("target"), "1000, 500, 0", f"{FIRST}: the model was asked at [500, 500], wanted"),
+    ("trajectory", sampler("noise"), "1000, 500, 0", f"{FIRST}: x_t differs by up to 0.001"),
+    ("trajectory", sampler("stride"), "901, 601, 301, 1, 0", "the step before, from t = 601 to s = 301, is wrong"),
+    ("trajectory", sampler("clip"), "1000, 980, ..., 0", "is wrong"),
+    ("trajectory", sampler("last"), "1000, 500, 0", "the last step, from t = 500 to s = 0"),
+    ("trajectory", lambda model, x, grid, _: x, "1000, 500, 0", f"{FIRST}: the model was not asked"),
+    ("trajectory", lambda *given: 0 * sample(*given) + sample(*given), "1000, 500, 0", "asked 4 times for 2 steps"),
+    ("trajectory", lambda *a: list(trajectory(*a)), "1000, 500, 0", "your function raised"),
+    ("slerp", torch.lerp, "a quarter circle", "differs"),
+    ("slerp", lambda a, b, w: math.cos(w * math.pi / 2) * a + math.sin(w * math.pi / 2) * b, "0.8 rad", "differs"),
+    ("slerp", lambda a, b, w: slerp(a.flatten()[None], b.flatten()[None], w).view(a.shape), "each picture", "differs"),
+    ("slerp", lambda a, b, w: slerp(b, a, w), "weight 0 is a", "differs"),
+]
+
+
+@pytest.mark.parametrize(("name", "fn", "claim", "problem"), WRONG)
+def test_a_wrong_function_is_told_its_first_failure(name, fn, claim, problem, capsys):
+    said = judge(name, fn, capsys).splitlines()
+    assert said[0].startswith(f"{name}: not yet right. Verified so far: ")
+    assert claim in said[1] and problem in said[2]
+
+
+def test_float32_answers_pass(capsys):
+    def single(x_t, eps, ab_t, ab_s, *, sigma=0.0, noise=None):
+        noise = None if noise is None else noise.float()
+        return ddim_step(x_t.float(), eps.float(), ab_t.float(), ab_s.float(), sigma=sigma, noise=noise)
+
+    assert judge("ddim_step", single, capsys).startswith("ddim_step: right")
+    said = judge("trajectory", lambda model, x, *rest: sample(model, x.float(), *rest), capsys)
+    assert said.startswith("trajectory: right")

@@ -1,0 +1,90 @@
+"""``python -m ddim_tutorial doctor`` says what would fail, and its exit code too."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ddim_tutorial import __main__ as command
+from ddim_tutorial import zoo
+from parts import tiny_unet
+
+
+@pytest.fixture
+def bundled(tmp_path, monkeypatch):
+    """A zoo of one small model, under the name of the default one."""
+    from diffusers import DDIMScheduler
+
+    folder = tmp_path / "fashion"
+    tiny_unet().save_pretrained(folder / "unet")
+    DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
+    zoo.write_card(folder, {"name": "fashion"})
+    monkeypatch.setattr(zoo, "ZOO", tmp_path)
+    monkeypatch.delenv(zoo.VARIABLE, raising=False)
+    return folder
+
+
+def report(capsys) -> tuple[int, str, str]:
+    """Exit code, what is said before "would fail:", and after."""
+    code = command.doctor()
+    said, would_fail = capsys.readouterr().out.split("would fail:")
+    return code, said, would_fail
+
+
+def test_a_whole_installation(bundled, capsys):
+    code, said, would_fail = report(capsys)
+    assert (code, would_fail.strip()) == (0, "nothing")
+    assert "torch>=" in said and "ok  fashion" in said and "loads and evaluates on" in said and "threads" in said
+
+
+def test_changed_weights(bundled, capsys):
+    weights = bundled / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    code, said, would_fail = report(capsys)
+    assert code == 1 and "NO  fashion" in said and "diffusion_pytorch_model.safetensors" in would_fail
+
+
+def test_no_model(bundled, capsys, monkeypatch):
+    monkeypatch.setattr(zoo, "ZOO", bundled / "nothing")
+    code, _, would_fail = report(capsys)
+    assert code == 1 and "no model is bundled" in would_fail
+
+
+def test_a_chosen_model_that_does_not_exist(bundled, capsys, monkeypatch):
+    monkeypatch.setenv(zoo.VARIABLE, "no-such-model")
+    code, _, would_fail = report(capsys)
+    assert code == 1 and "no-such-model" in would_fail
+
+
+@pytest.mark.parametrize(("name", "code"), [("torch", 1), ("jupyterlab", 1), ("hypothesis", 0)])
+def test_a_missing_package_fails_what_needs_it(bundled, capsys, monkeypatch, name, code):
+    found = command.version
+
+    def version(package):
+        if package == name:
+            raise command.PackageNotFoundError(package)
+        return found(package)
+
+    monkeypatch.setattr(command, "version", version)
+    seen, said, would_fail = report(capsys)
+    assert seen == code and "not installed" in said and (name in would_fail) == bool(code)
+
+
+def test_an_old_package(bundled, capsys, monkeypatch):
+    found = command.version
+    monkeypatch.setattr(command, "version", lambda name: "0.1" if name == "diffusers" else found(name))
+    code, _, would_fail = report(capsys)
+    assert code == 1 and "found 0.1" in would_fail
+
+
+def call(name: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ddim_tutorial", name]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command():
+    done = call("doctor")
+    assert "would fail:" in done.stdout and done.returncode == ("would fail: nothing" not in done.stdout)
+    assert call("nurse").returncode == 2

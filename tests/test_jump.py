@@ -1,0 +1,144 @@
+"""The jump and its algebra: round trips for any number, diffusers' formulas, and the closed-form denoising error."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim_tutorial import (
+    add_noise,
+    analytic,
+    eps_from_v,
+    from_scheduler,
+    generators,
+    jump,
+    linear,
+    pred_eps_and_x0,
+    predict_eps,
+    predict_x0,
+    randn,
+    scaled_delta,
+    source_delta,
+    v_from_eps,
+)
+
+levels = st.lists(st.floats(1e-4, 1 - 1e-4), min_size=3, max_size=3)
+images = st.lists(st.floats(-3, 3), min_size=6, max_size=6)
+
+
+def columns(level, *flat):
+    return torch.tensor(level, dtype=torch.float64)[:, None], *(
+        torch.tensor(x, dtype=torch.float64).view(3, 2) for x in flat
+    )
+
+
+@given(levels, images, images)
+def test_noising_and_jumping_are_inverse(level, image, noise):
+    ab_t, x_0, eps = columns(level, image, noise)
+    x_t = add_noise(x_0, eps, ab_t)
+    torch.testing.assert_close(predict_x0(x_t, eps, ab_t), x_0, rtol=0, atol=1e-11)
+    torch.testing.assert_close(predict_eps(x_t, x_0, ab_t), eps, rtol=0, atol=1e-11)
+    torch.testing.assert_close(add_noise(predict_x0(x_0, eps, ab_t), eps, ab_t), x_0, rtol=0, atol=1e-11)
+
+
+@given(levels, images, images)
+def test_v_is_the_rotated_eps(level, image, noise):
+    ab_t, x_0, eps = columns(level, image, noise)
+    x_t = add_noise(x_0, eps, ab_t)
+    v = ab_t.sqrt() * eps - (1 - ab_t).sqrt() * x_0  # Salimans & Ho 2022, App. D
+    torch.testing.assert_close(eps_from_v(x_t, v, ab_t), eps, rtol=0, atol=1e-11)
+    torch.testing.assert_close(v_from_eps(x_t, eps, ab_t), v, rtol=0, atol=1e-11)
+    torch.testing.assert_close(ab_t.sqrt() * x_t - (1 - ab_t).sqrt() * v, x_0, rtol=0, atol=1e-11)
+
+
+@given(levels, images, images)
+def test_noising_keeps_unit_variance(level, image, noise):
+    """sqrt(ab)^2 + sqrt(1 - ab)^2 = 1: the pair (x_t, v) is (x_0, eps) rotated, so lengths stay."""
+    ab_t, x_0, eps = columns(level, image, noise)
+    x_t, v = add_noise(x_0, eps, ab_t), v_from_eps(add_noise(x_0, eps, ab_t), eps, ab_t)
+    torch.testing.assert_close(x_t**2 + v**2, x_0**2 + eps**2, rtol=0, atol=1e-10)
+
+
+def test_noising_and_v_are_those_of_diffusers(device):
+    scheduler = DDIMScheduler()
+    schedule = from_scheduler(scheduler)
+    x_0, eps = torch.randn(2, 3, 4, 5, 5, device=device)
+    t = torch.tensor([1, 400, 1000], device=device)
+    ab_t = schedule.at(t, x_0)
+    torch.testing.assert_close(add_noise(x_0, eps, ab_t), scheduler.add_noise(x_0, eps, t - 1), rtol=1e-6, atol=1e-6)
+    v = scheduler.get_velocity(x_0, eps, t - 1)
+    torch.testing.assert_close(eps_from_v(add_noise(x_0, eps, ab_t), v, ab_t), eps, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [1, 50, 300, 700, 1000])
+def test_jump_has_the_least_possible_error(t, device):
+    """s^2 sigma^2 / (alpha^2 s^2 + sigma^2) is the error of the best denoiser of N(mu, s^2); 10^4 samples, 3 sigma."""
+    schedule, mu, s, n = linear(), 0.3, 0.7, 10_000
+    x_0 = mu + s * torch.randn(n, 1, dtype=torch.float64).to(device)
+    ab = schedule.alpha_bar[t].item()
+    x_t = math.sqrt(ab) * x_0 + math.sqrt(1 - ab) * torch.randn(n, 1, dtype=torch.float64).to(device)
+    error = (jump(analytic.gaussian(mu, s, schedule), x_t, t, schedule) - x_0).square().mean().item()
+    least = s**2 * (1 - ab) / (ab * s**2 + 1 - ab)
+    assert abs(error - least) <= 3 * least * math.sqrt(2 / n)
+
+
+def test_jump_is_the_posterior_mean(device):
+    schedule, mu, s = linear(), 0.3, 0.7
+    x_t = torch.randn(5, 2, 3, dtype=torch.float64, device=device)
+    for t in (1, 500, 1000):
+        ab = schedule.alpha_bar[t].item()
+        wanted = mu + math.sqrt(ab) * s**2 / (ab * s**2 + 1 - ab) * (x_t - math.sqrt(ab) * mu)
+        x0_hat = jump(analytic.gaussian(mu, s, schedule), x_t, t, schedule)
+        torch.testing.assert_close(x0_hat, wanted, rtol=0, atol=1e-12)
+
+
+def test_a_time_for_each_image_is_the_same_as_one_at_a_time(device):
+    schedule = linear()
+    model = analytic.gaussian(0.3, 0.7, schedule)
+    x_t = torch.randn(3, 2, 4, 4, dtype=torch.float64, device=device)
+    together = jump(model, x_t, torch.tensor([1, 500, 1000], device=device), schedule)
+    for i, t in enumerate([1, 500, 1000]):
+        torch.testing.assert_close(together[i : i + 1], jump(model, x_t[i : i + 1], t, schedule), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("t", [1, 500, 1000])
+def test_with_one_picture_in_the_world_the_jump_finds_it(t, device):
+    schedule = linear()
+    x_0 = torch.rand(1, 3, 4, 4, dtype=torch.float64, device=device) * 2 - 1
+    noise = torch.randn_like(x_0)
+    eps, x0_hat = pred_eps_and_x0(analytic.dataset(x_0, schedule), x_0, t, schedule, noise=noise)
+    torch.testing.assert_close(eps, noise, rtol=0, atol=1e-11)
+    torch.testing.assert_close(x0_hat, x_0, rtol=0, atol=1e-11)
+
+
+def test_noise_comes_from_the_generator(device):
+    schedule, x_0 = linear(), torch.zeros(2, 3, device=device)
+    seen = []
+    for seed in (1, 1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        pred_eps_and_x0(lambda x_t, t: seen.append(x_t) or x_t, x_0, 1000, schedule, generator=generator)
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+    wanted = torch.randn(2, 3, generator=torch.Generator().manual_seed(1)).to(device)
+    torch.testing.assert_close(seen[0], (1 - schedule.alpha_bar[1000]).sqrt().float() * wanted, rtol=1e-6, atol=0)
+
+
+def test_one_generator_per_picture(device):
+    batch = randn((3, 2, 4), generators([5, 6, 7]), device=device)
+    for i, seed in enumerate([5, 6, 7]):
+        alone = torch.randn(1, 2, 4, generator=torch.Generator().manual_seed(seed)).to(device)
+        assert torch.equal(batch[i : i + 1], alone)
+
+
+def test_scaled_delta_is_signed_and_symmetric():
+    delta, scale = scaled_delta(torch.tensor([1.0, -1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5]))
+    assert scale == 2 and delta.tolist() == [0.5, -1.0, 0.0]
+    delta, scale = scaled_delta(torch.ones(3), torch.ones(3))
+    assert scale == 0 and delta.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_source_delta_divides_by_the_signed_maximum():
+    assert source_delta(torch.tensor([1.0, -1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5])).tolist() == [1.0, -2.0, 0.0]
+    assert source_delta(torch.tensor([-1.0, -2.0]), torch.zeros(2)).tolist() == [1.0, 2.0]  # the sign is lost

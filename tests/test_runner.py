@@ -1,0 +1,106 @@
+"""Running and measuring notebooks, and the figures that the README and the notebooks state."""
+
+import json
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from ddim_tutorial import runner
+
+ROOT = Path(__file__).parents[1]
+MIB = 2**20
+SLEEP = "import time\nblock = b'x' * (300 * 2**20)\ntime.sleep(1.5)\nprint(len(block))"
+README = "before\n<!-- measured table -->\nold\n<!-- /measured table -->\nafter\n"
+
+
+def write(path: Path, *sources: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    text = "# A title\n\n**Time and memory.** <!-- measured -->not measured yet<!-- /measured --> on two CPU cores."
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text), *map(new_code_cell, sources)]), path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """An empty project with a README, as the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DDIM_TUTORIAL_MODEL", raising=False)
+    Path("README.md").write_text(README)
+    return tmp_path
+
+
+def test_seconds_and_peak_memory_are_those_of_the_kernel(project):
+    start = time.perf_counter()
+    measured = runner.run(write(Path("notebooks/00_a.ipynb"), SLEEP), Path("build/00_a.ipynb"))
+    elapsed = time.perf_counter() - start
+    idle = runner.run(write(Path("notebooks/01_b.ipynb"), "import time\ntime.sleep(0.5)"), Path("build/01_b.ipynb"))
+    assert 1.5 <= measured["seconds"] <= elapsed + 0.1
+    # The kernel itself may be partly paged out, so not to the page.
+    assert 200 * MIB < (measured["peak_gib"] - idle["peak_gib"]) * runner.GIB < 350 * MIB
+    (cell,) = nbformat.read("build/00_a.ipynb", as_version=4).cells[1:]
+    assert cell.execution_count == 1 and cell.outputs[0].text == f"{300 * MIB}\n" and not cell.metadata
+
+
+def test_run_then_update_writes_the_measured_figures(project, capsys):
+    path = write(Path("notebooks/00_a.ipynb"), "1 + 1")
+    write(Path("notebooks/_template.ipynb"), "1 / 0")
+    assert runner.main([]) == 0
+    record = json.loads(Path("build/run.json").read_text())
+    said = runner.said(record["notebooks"]["00_a"])
+    assert list(record["notebooks"]) == ["00_a"]
+    assert f"+| [00_a](notebooks/00_a.ipynb) | A title | {said} |" in capsys.readouterr().out
+    assert Path("README.md").read_text() == README
+    assert nbformat.read(path, as_version=4).cells[1].execution_count is None
+
+    assert runner.main(["--update"]) == 0
+    text = Path("README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and said in text and "old" not in text
+    assert f"<!-- measured -->{said}<!-- /measured --> on two" in nbformat.read(path, as_version=4).cells[0].source
+    assert runner.changes(record, [path]) == {}
+
+
+def test_in_place_stores_only_notebooks_that_ran(project):
+    good, bad = write(Path("notebooks/00_a.ipynb"), "1 + 1"), write(Path("notebooks/01_b.ipynb"), "1 + 1", "1 / 0")
+    assert runner.main(["--in-place"]) == 1
+    assert nbformat.read(good, as_version=4).cells[1].execution_count == 1
+    assert nbformat.read(bad, as_version=4).cells[1].execution_count is None
+
+
+def test_a_notebook_with_an_error_fails_the_run_and_has_no_figures(project, capsys):
+    path = write(Path("notebooks/00_a.ipynb"), "1 / 0")
+    assert runner.main([]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    record = json.loads(Path("build/run.json").read_text())
+    assert "not measured" in runner.table(record, [path]) and path not in runner.changes(record, [path])
+
+
+def test_figures_of_another_model_are_not_kept_or_compared(project, monkeypatch, capsys):
+    write(Path("notebooks/00_a.ipynb"), "import os\nprint(os.environ['DDIM_TUTORIAL_MODEL'])")
+    write(Path("notebooks/01_b.ipynb"), "1 + 1")
+    assert runner.main(["notebooks/01_b.ipynb"]) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "other")
+    assert runner.main(["notebooks/00_a.ipynb"]) == 0
+    assert "--update" not in capsys.readouterr().out
+    assert list(json.loads(Path("build/run.json").read_text())["notebooks"]) == ["00_a"]
+    with pytest.raises(SystemExit):
+        runner.main(["--update"])
+
+
+def test_without_notebooks_or_measurements_it_says_so(project):
+    for arguments in ([], ["--update"]):
+        with pytest.raises(SystemExit) as stopped:
+            runner.main(arguments)
+        assert stopped.value.code == 2
+
+
+def test_the_readme_lists_every_notebook():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = runner.TABLE.search(text)[0]  # with both markers
+    paths = runner.notebooks(ROOT / "notebooks")
+    assert listed.count(".ipynb)") == len(paths)
+    assert all(f"| [{path.stem}](notebooks/{path.name}) | {runner.title(path)} | " in listed for path in paths)
+    assert "not measured" not in listed

@@ -1,0 +1,204 @@
+"""The recipes: a killed run, the learning rate, the losses against models that know the answer, the data reader."""
+
+import gzip
+import math
+import struct
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ddim_tutorial.classifier import Classifier
+from ddim_tutorial.schedule import linear
+from ddim_tutorial.training import evaluate, fashion
+from ddim_tutorial.training.loop import Settings, fit, learning_rate
+
+SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
+PICTURES = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(40) % 10
+
+
+def tiny_unet() -> nn.Module:
+    from diffusers import UNet2DModel
+
+    unet = UNet2DModel(sample_size=32, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+                       layers_per_block=1, down_block_types=("DownBlock2D", "DownBlock2D"), attention_head_dim=4,
+                       up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=11)
+    return unet.to(memory_format=torch.channels_last)
+
+
+RECIPES = {
+    "diffusion": (tiny_unet, partial(fashion.diffusion_loss, schedule=linear())),
+    "classifier": (partial(Classifier, widths=(8, 8)), fashion.classifier_loss),
+    "noisy-classifier": (partial(Classifier, widths=(8, 8), time=True),
+                         partial(fashion.noisy_classifier_loss, schedule=linear())),
+}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
+    build, loss = RECIPES[recipe]
+    loss = partial(loss, data=(PICTURES, LABELS), batch=4)
+
+    def run(folder, seed, on_save=None):
+        torch.manual_seed(seed)  # the weights a resumed run starts with must not matter
+        return fit(build(), loss, tmp_path / folder, SETTINGS, on_save=on_save)
+
+    def kill(ema, step):
+        if step == 2:
+            raise Killed
+
+    whole = run("whole", seed=0)
+    with pytest.raises(Killed):
+        run("killed", seed=0, on_save=kill)
+    resumed = run("killed", seed=1)
+    states = [load_file(tmp_path / folder / "state.safetensors") for folder in ("whole", "killed")]
+    assert states[0].keys() == states[1].keys() and any(key.startswith("optimizer.") for key in states[0])
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    moved = [not torch.equal(a, b) for a, b in zip(whole.parameters(), run("whole", seed=1).parameters(), strict=True)]
+    assert not any(moved), "a finished run trains no further"
+
+
+def test_learning_rate_rises_stays_and_falls_along_a_cosine():
+    settings = Settings(steps=1100, lr=0.5, warmup=50, decay_from=1 / 11, final=0.1)
+    rate = partial(learning_rate, settings=settings)
+    assert rate(0) == pytest.approx(0.5 / 50) and rate(24) == pytest.approx(0.5 / 2)
+    assert rate(49) == rate(75) == rate(100) == 0.5
+    for step in (100, 350, 600, 850, 1100):
+        cosine = 0.5 + 0.5 * math.cos(math.pi * (step - 100) / 1000)
+        assert rate(step) == pytest.approx(0.5 * (0.1 + 0.9 * cosine))
+    assert learning_rate(3, replace(settings, warmup=0)) == 0.5
+
+
+class Network(nn.Module):
+    """What the loss takes for a diffusers network: ``eps(x_t, timestep, labels)``."""
+
+    def __init__(self, eps):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x_t, timestep, labels):
+        return SimpleNamespace(sample=self.eps(x_t, timestep, labels))
+
+
+def test_the_diffusion_loss_of_a_model_that_knows_the_picture_is_zero():
+    # the network counts time from 0, so that a mistake by one in either place shows
+    schedule = linear()
+    x_0 = PICTURES[:1].float() / 127.5 - 1
+
+    def oracle(x_t, timestep, y):
+        ab_t = schedule.alpha_bar[timestep + 1].view(-1, 1, 1, 1)
+        return (x_t - ab_t.sqrt() * x_0) / (1 - ab_t).sqrt()
+
+    loss, bands = fashion.diffusion_loss(Network(oracle), (PICTURES[:1], LABELS[:1]), schedule, batch=256)
+    assert loss < 1e-7 and all(value < 1e-5 for value in bands.values())
+
+
+def test_the_diffusion_loss_of_a_model_that_knows_nothing_is_the_mean_weight():
+    schedule, asked = linear(), []
+
+    def ignorant(x_t, timestep, y):
+        asked.append(y)
+        return torch.zeros_like(x_t)
+
+    loss, bands = fashion.diffusion_loss(Network(ignorant), (PICTURES, LABELS), schedule, batch=4000)
+    snr = schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])
+    assert loss.item() == pytest.approx((snr.clamp(max=5) / snr).mean().item(), rel=5e-3)
+    assert all(value.item() == pytest.approx(1, abs=0.02) for value in bands.values())
+    null = (asked[0] == fashion.NULL).float().mean().item()
+    assert null == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 4000))
+
+
+def test_spread_times_cover_all_strata_and_favour_none():
+    t = torch.stack([fashion.spread_times(50) for _ in range(400)])
+    assert t.min() == 1 and t.max() == 1000
+    assert torch.equal((t - 1) // 20, torch.arange(50).expand_as(t))
+    counts = torch.bincount((t.flatten() - 1) % 20, minlength=20).float()
+    assert (counts - 1000).abs().max() < 5 * math.sqrt(1000 * 50)  # the 50 times of a batch move together
+
+
+def write_idx(path, values):
+    header = struct.pack(f">4B{values.dim()}I", 0, 0, 8, values.dim(), *values.shape)
+    path.write_bytes(gzip.compress(header + values.numpy().tobytes()))
+
+
+@pytest.fixture
+def data(tmp_path):
+    for stem, n in (("train", 7), ("t10k", 3)):
+        write_idx(tmp_path / f"{stem}-images-idx3-ubyte.gz", PICTURES[:n, 0, :28, :28])
+        write_idx(tmp_path / f"{stem}-labels-idx1-ubyte.gz", LABELS[:n].byte())
+    return tmp_path
+
+
+def test_the_reader_pads_pictures_with_black(data):
+    for split, n in (("train", 7), ("test", 3)):
+        images, labels = fashion.read_data(data, split)
+        assert images.shape == (n, 1, 32, 32) and images.dtype == torch.uint8 and labels.tolist() == list(range(n))
+        assert torch.equal(images[:, :, 2:30, 2:30], PICTURES[:n, :, :28, :28])
+        assert images.long().sum() == PICTURES[:n, :, :28, :28].long().sum()
+
+
+def test_the_reader_refuses_what_is_not_the_data_set(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"dataset-fashion-mnist.*--data"):
+        fashion.read_data(tmp_path / "nowhere")
+    labels = data / "train-labels-idx1-ubyte.gz"
+    write_idx(labels, LABELS[:6].byte())
+    with pytest.raises(ValueError, match=r"\(6,\)"):
+        fashion.read_data(data)
+    labels.write_bytes(gzip.compress(b"not an IDX file"))
+    with pytest.raises(ValueError, match="IDX"):
+        fashion.read_data(data)
+    labels.write_bytes(gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 7) + bytes(5)))
+    with pytest.raises(ValueError, match="cut short"):
+        fashion.read_data(data)
+
+
+def test_frechet_of_shifted_and_stretched_features_has_a_closed_form():
+    x = torch.randn(400, 5)
+    x = (x - x.mean(0)) @ torch.linalg.qr(torch.randn(5, 5)).Q
+    # commuting covariances C and 4 C: |shift|^2 + tr C (2 - 1)^2
+    wanted = 5 * 0.3**2 + x.var(0).sum().item()
+    assert evaluate.frechet(x, 2 * x + 0.3) == pytest.approx(wanted, rel=1e-4)
+    assert evaluate.frechet(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_nearest_is_the_rms_difference_to_the_nearest():
+    reference = torch.randn(30, 1, 4, 4)
+    x = reference[[3, 20]] + torch.tensor([0.01, -0.02]).view(2, 1, 1, 1)
+    torch.testing.assert_close(evaluate.nearest(x, reference), torch.tensor([0.01, 0.02]), rtol=1e-3, atol=0)
+
+
+def test_balanced_takes_the_first_of_each_class():
+    assert evaluate.balanced(torch.tensor([1, 0, 1, 1, 0, 0]), 2).tolist() == [1, 4, 0, 2]
+
+
+def test_mirrored_pictures_are_the_picture_or_its_mirror_image():
+    x = PICTURES.float()
+    seen = fashion.mirrored(x)
+    same, turned = ((seen == y).flatten(1).all(1) for y in (x, x.flip(3)))
+    assert torch.equal(same, ~turned) and 5 < same.sum() < 35
+
+
+def test_a_classifier_takes_the_time_it_was_built_for():
+    x, t = torch.randn(2, 1, 32, 32), torch.tensor([0, 1000])
+    with pytest.raises(ValueError, match=r"t: got a t.*time=False"):
+        Classifier()(x, t)
+    noisy = Classifier(time=True).eval()
+    with pytest.raises(ValueError, match=r"t: got no t.*time=True"):
+        noisy(x)
+    assert not torch.equal(noisy(x, t), noisy(x, t.flip(0)))
+    labels = torch.tensor([4, 7])
+    every = torch.stack([noisy.log_prob(torch.full((2,), c))(x, t) for c in range(10)], 1)
+    torch.testing.assert_close(every.exp().sum(1), torch.ones(2))
+    torch.testing.assert_close(noisy.log_prob(labels)(x, t), every[[0, 1], labels])

@@ -1,0 +1,399 @@
+"""The emoji recipe on tiny configurations: data, captions, tokenizer, losses, resuming, export, measures."""
+
+import io
+import json
+import math
+import re
+import tarfile
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from ddim_tutorial import zoo
+from ddim_tutorial.sampling import sample as ddim_sample
+from ddim_tutorial.schedule import from_scheduler, scheduler_times
+from ddim_tutorial.training import emoji as recipe
+from ddim_tutorial.training import evaluate_emoji as measures
+from ddim_tutorial.training.loop import Settings, fit
+
+TABLE = [("1F34E", "red apple", 4), ("2764-FE0F", "Red Heart", 0), ("1F383", "jack-o-lantern", 6), ("1F468", "man", 1),
+         ("1F6A7", "one style only", 5), ("1F9C0", "dropped", 4)]
+
+
+def picture(colour, size: int, form: str) -> bytes:
+    """The left half is opaque, the right half transparent."""
+    canvas = Image.new("RGBA", (size, size), (0, 0, 0, 0))
+    canvas.paste((*colour, 255), (0, 0, size // 2, size))
+    stream = io.BytesIO()
+    canvas.save(stream, form, lossless=True)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Four small npm packages: two as archives, two unpacked; the heart's file carries fe0f in one of them."""
+    monkeypatch.setattr(recipe, "SMILEYS", "red heart")
+    monkeypatch.setattr(recipe, "DROPPED", "dropped")
+    monkeypatch.setattr(recipe, "ALIASES", {"red heart": ["heart"]})
+    table = [{"hexcode": code, "label": label, "group": group, "tags": ["Tag"]} for code, label, group in TABLE]
+    files = {"emojibase-data-17.0.0": {"en/data.json": json.dumps(table).encode()}}
+    for k, (stem, (_, pattern)) in enumerate(zip(
+            ("emoji-datasource-google-16.0.0", "emoji-datasource-twitter-16.0.0", "lobehub-fluent-emoji-3d-1.1.0"),
+            recipe.PICTURES.values(), strict=True)):
+        codes = ["1f34e", "2764-fe0f" if k == 0 else "2764", "1f383", "1f468", "1f9c0"] + ["1f6a7"] * (k == 0)
+        form, size = ("WebP", 128) if k == 2 else ("PNG", 64)
+        files[stem] = {pattern.format(code): picture((40 * i, 100 + k, 7), size, form) for i, code in enumerate(codes)}
+    for k, (stem, content) in enumerate(files.items()):
+        content["package.json"] = json.dumps({"version": f"{k}.2.3"}).encode()
+        if k < 2:
+            with tarfile.open(tmp_path / f"{stem}.tgz", "w:gz") as tar:
+                for path, data in content.items():
+                    member = tarfile.TarInfo(f"package/{path}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+        else:
+            for path, data in content.items():
+                target = tmp_path / stem / "package" / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+    return tmp_path
+
+
+def test_data_from_packages(packages, tmp_path):
+    recipe.build_data(packages, tmp_path / "run" / "data.safetensors")
+    data = recipe.read_data(tmp_path / "run" / "data.safetensors")
+    assert data.names == ["jack-o-lantern", "red apple", "red heart"]
+    assert data.images.shape == (9, 3, 64, 64) and data.tags[0] == ["tag"]
+    for i, image in enumerate(data.images):
+        name, k = data.names[data.objects[i]], int(data.styles[i])
+        red = 40 * ["red apple", "red heart", "jack-o-lantern"].index(name)
+        torch.testing.assert_close(image[:, 5, 5], torch.tensor([red, 100 + k, 7], dtype=torch.uint8))
+        torch.testing.assert_close(image[:, 5, -5], torch.full((3,), 255, dtype=torch.uint8))
+    assert data.packages["emoji-datasource-twitter"]["version"] == "2.2.3"
+    assert data.captions([4]) == ["twemoji emoji of red apple"]
+
+
+def test_data_names_what_is_missing(packages, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "DROPPED", "dropped; no such label")
+    with pytest.raises(ValueError, match="no such label"):
+        recipe.build_data(packages, tmp_path / "data.safetensors")
+    (packages / "emojibase-data-17.0.0.tgz").unlink()
+    with pytest.raises(FileNotFoundError, match="npm pack emojibase-data"):
+        recipe.build_data(packages, tmp_path / "data.safetensors")
+    with pytest.raises(FileNotFoundError, match="data --packages"):
+        recipe.read_data(tmp_path / "none.safetensors")
+
+
+def test_split_is_disjoint_and_of_the_promised_size():
+    names = [f"thing {i}" for i in range(600)]
+    objects, pairs = recipe.held_out(names)
+    assert len(objects) == 12 and len(pairs) == 90  # 2 % of the objects; 15 % with one style of three: 5 % of pairs
+    assert not objects & set(pairs) and objects | set(pairs) < set(names)
+    assert set(pairs.values()) == {0, 1, 2}
+    assert recipe.held_out(names[::-1]) == (objects, pairs)
+
+
+def test_captions():
+    said = recipe.captions("fluent", "videocassette", ["tape", "vhs"])
+    assert said[0] == "fluent emoji of videocassette"
+    for text in ("image of videocassette", "cassette", "image of cassette player", "fluent emoji of cassette",
+                 "videocassette, tape"):
+        assert text in said
+    assert len(set(said)) == len(said)
+    assert all("videocassette" in text or any(a in text for a in recipe.ALIASES["videocassette"]) for text in said)
+
+
+def test_choice_of_captions():
+    counts = torch.tensor([2, 5]).repeat(20_000)
+    chosen = recipe.choose_captions(counts)
+    assert (chosen < counts).all()
+    shares = torch.bincount(chosen[1::2], minlength=5) / 20_000
+    torch.testing.assert_close(shares, torch.tensor([0.6, 0.1, 0.1, 0.1, 0.1]), atol=0.015, rtol=0)
+
+
+def small_data(count: int = 16) -> recipe.Emoji:
+    """The third style of five objects held out, one object held out in all; pictures of noise."""
+    names = ["red apple", "blue book", "t-rex", "piñata", "man's shoe", *(f"thing{i}" for i in range(count - 5))]
+    objects, styles = torch.arange(count).repeat_interleave(3), torch.arange(3).repeat(count)
+    split = torch.where(objects == 1, 2, torch.where((objects < 6) & (styles == 2), 1, 0))
+    images = torch.randint(256, (3 * count, 3, 64, 64), dtype=torch.uint8)
+    return recipe.Emoji(images, objects, styles, split, names, [["fruit"]] * count, {})
+
+
+def test_tokenizer_round_trip(tmp_path):
+    from transformers import CLIPTokenizer
+
+    data = small_data()
+    made = recipe.train_tokenizer(recipe.vocabulary_texts(data), tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    squeeze = str.maketrans("", "", " ")
+    for text in [*data.captions(), "image of red apple", "Ein Über-東 🍎 zebra!"]:
+        ids = tokenizer(text).input_ids
+        assert ids == made(text).input_ids
+        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.unk_token_id not in ids[1:-1]  # every byte has a token: nothing is unknown
+        assert tokenizer.decode(ids, skip_special_tokens=True).translate(squeeze) == text.lower().translate(squeeze)
+    for name in ("red apple", "blue book", "piñata"):
+        assert len(tokenizer(name).input_ids) == 2 + len(name.split())  # one token a word
+    tokens = recipe.tokenise(tokenizer, ["noto emoji of red apple", ""])
+    assert tokens.shape == (2, recipe.TOKENS) and (tokens[1, 1:] == tokenizer.eos_token_id).all()
+
+
+def test_caption_table():
+    data = small_data()
+    rows = torch.tensor([0, 4])
+    tokens, counts = recipe.caption_table(data, rows, lambda texts: torch.tensor([[len(t), ord(t[0])] for t in texts]))
+    for row, table, count in zip(rows, tokens, counts, strict=True):
+        said = recipe.captions(recipe.STYLES[row % 3], data.names[row // 3], ["fruit"])
+        assert count == len(said)
+        torch.testing.assert_close(table[:count], torch.tensor([[len(t), ord(t[0])] for t in said]))
+
+
+def tiny_corpus(count: int = 6, tokens: int = 8) -> recipe.Corpus:
+    return recipe.Corpus(torch.randn(count, 4, 8, 8), torch.full((count, 4, 8, 8), 0.1),
+                         torch.randint(2, 50, (count, 3, tokens)), torch.full((count,), 3),
+                         torch.ones(tokens, dtype=torch.long))
+
+
+class Oracle(nn.Module):
+    """For data that is 0 everywhere the noise is x_t / sqrt(1 - alpha_bar), diffusers' own alpha_bar at its own
+    timestep; ``wrong`` adds an error of that size."""
+
+    def __init__(self, wrong: float = 0.0):
+        super().__init__()
+        self.wrong, self.seen = nn.Parameter(torch.tensor(wrong)), []
+
+    def forward(self, x_t, timestep, tokens):
+        self.seen.append((timestep, tokens))
+        ab = recipe.new_scheduler().alphas_cumprod[timestep].view(-1, 1, 1, 1)
+        return x_t / (1 - ab).sqrt() + self.wrong
+
+
+def test_diffusion_loss_against_the_exact_noise():
+    corpus = tiny_corpus()
+    zero = corpus._replace(mean=torch.zeros_like(corpus.mean), std=torch.zeros_like(corpus.std))
+    loss, _ = recipe.diffusion_loss(Oracle(), zero, 256)
+    assert loss < 1e-6
+    oracle = Oracle(wrong=0.5)
+    loss, figures = recipe.diffusion_loss(oracle, zero, 1000)
+    timestep, tokens = oracle.seen[0]
+    assert sorted(timestep.tolist()) == list(range(1000))  # stratified: each time once
+    ab = recipe.new_scheduler().alphas_cumprod
+    snr = ab / (1 - ab)
+    torch.testing.assert_close(loss, 0.25 * torch.minimum(snr, torch.tensor(5.0)).div(snr).mean(), rtol=1e-3, atol=0)
+    for figure in figures.values():
+        torch.testing.assert_close(figure, torch.tensor(0.25), rtol=1e-3, atol=0)
+    empty = (tokens == 1).all(1).double().mean().item()
+    assert 0.06 < empty < 0.14  # 10 % of 1000, four standard deviations
+
+
+def test_shifted_pictures():
+    images = torch.full((64, 3, 20, 20), 255, dtype=torch.uint8)
+    images[:, :, 8, 6] = 0
+    moved = recipe.shifted(images)
+    assert moved.dtype == torch.uint8 and moved.shape == images.shape
+    where = (moved[:, 0] == 0).nonzero()
+    assert len(where) == 64 and (moved == 0).sum() == 3 * 64
+    assert set(where[:, 1].tolist()) == set(range(4, 13))
+    assert set(where[:, 2].tolist()) <= set(range(2, 11)) | set(range(9, 18))
+    assert min(where[:, 2]) < 5 and max(where[:, 2]) > 14
+
+
+def test_psnr():
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    others = torch.stack([images[0] + 255, images[0] + 51])
+    torch.testing.assert_close(recipe.psnr(images, others), torch.tensor([0.0, 20 * math.log10(5)]).double())
+
+
+def tiny_vae():
+    torch.manual_seed(0)
+    return recipe.new_vae((16, 16, 16)).eval()
+
+
+def test_centre_moves_the_latents_and_keeps_the_pictures():
+    vae, images = tiny_vae(), torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8)
+    x = recipe.to_float(images)
+    with torch.no_grad():
+        before = vae(x).sample
+        recipe.centre(vae, images)
+        torch.testing.assert_close(vae(x).sample, before, atol=1e-5, rtol=1e-4)
+    mean, _ = recipe.encode(vae, images)
+    torch.testing.assert_close(mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mean.std() * vae.config.scaling_factor, torch.tensor(1.0), atol=1e-3, rtol=0)
+
+
+def tiny_denoiser() -> recipe.Denoiser:
+    torch.manual_seed(0)
+    model = recipe.Denoiser(recipe.new_unet((32, 32, 32), 32), recipe.new_text_encoder(60, 32, 1))
+    return model.to(memory_format=torch.channels_last)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+    corpus, settings = tiny_corpus(), Settings(steps=4, lr=1e-3, warmup=1, save_minutes=0.0)
+
+    def run(folder, on_save=None):
+        def loss_fn(net):
+            return recipe.diffusion_loss(net, corpus, 4)
+
+        return fit(tiny_denoiser(), loss_fn, folder, settings, on_save=on_save)
+
+    def kill(model, step):
+        if step == 2:
+            raise Killed
+
+    run(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", on_save=kill)
+    run(tmp_path / "killed")
+    whole, killed = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    assert any(key.startswith("model.text_encoder") for key in whole)
+    for key in whole:
+        torch.testing.assert_close(killed[key], whole[key], rtol=0, atol=0, msg=key)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A run of one step of a tiny model, exported: (run folder, exported folder, data)."""
+    folder = tmp_path_factory.mktemp("emoji")
+    run, out = folder / "run", folder / "zoo"
+    torch.manual_seed(0)
+    data = small_data()
+    tensors = {key: getattr(data, key) for key in ("images", "objects", "styles", "split")}
+    run.mkdir()
+    recipe.save_file(tensors, run / "data.safetensors",
+                     metadata={key: json.dumps(getattr(data, key)) for key in ("names", "tags", "packages")})
+    tiny_vae().save_pretrained(run / "vae")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "new_text_encoder", partial(recipe.new_text_encoder, width=32, layers=1))
+        patch.setattr(recipe, "new_unet", partial(recipe.new_unet, (32, 32, 32), 32))
+        patch.setattr(recipe, "LOOK", ("noto emoji of red apple",))
+        recipe.main(["--run", str(run), "diffusion", "--steps", "1", "--batch", "4"])
+    recipe.main(["--run", str(run), "export", "--folder", str(out)])
+    return run, out, data
+
+
+def test_exported_pipeline_loads_offline_and_matches_our_sampler(exported):
+    from diffusers import StableDiffusionPipeline
+
+    _, out, _ = exported
+    pipe = StableDiffusionPipeline.from_pretrained(out, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    promised = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False,
+                "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "epsilon"}
+    assert promised.items() <= dict(pipe.scheduler.config).items()
+    x_T = torch.randn(2, 4, 16, 16)
+    prompts = ["noto emoji of red apple", "image of piñata"]
+    theirs = pipe(prompts, num_inference_steps=2, guidance_scale=1.0, latents=x_T, output_type="latent").images
+    hidden = pipe.text_encoder(recipe.tokenise(pipe.tokenizer, prompts))[0]
+
+    def model(x_t, t):
+        return pipe.unet(x_t, t - 1, hidden).sample
+
+    with torch.no_grad():
+        ours = ddim_sample(model, x_T, scheduler_times(pipe.scheduler, 2), from_scheduler(pipe.scheduler))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert pipe(prompts, num_inference_steps=2, output_type="np").images.shape == (2, 64, 64, 3)
+
+
+def test_export_has_averaged_weights_examples_and_card(exported):
+    run, out, data = exported
+    card = zoo.verify(out)
+    assert card["training"]["diffusion"]["steps"] == 1 and card["parameters"]["unet"] > 0
+    weights = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
+    state = load_file(run / "diffusion" / "state.safetensors")
+    for name, value in weights.items():
+        torch.testing.assert_close(value, state[f"ema.module.unet.{name}"].half(), rtol=0, atol=0)
+    examples = load_file(out / "examples.safetensors")
+    torch.testing.assert_close(examples["images"], data.images[data.split > 0])
+    torch.testing.assert_close(examples["labels"], data.objects[data.split > 0])
+
+
+def test_a_fresh_run_starts_from_exported_weights(exported, tmp_path):
+    run, out, data = exported
+    (tmp_path / "data.safetensors").write_bytes((run / "data.safetensors").read_bytes())
+    _, tokenizer, _, unet = recipe.prepare(data, tmp_path, out)
+    weights = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value in unet.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, weights[name].float(), rtol=0, atol=0)
+    assert tokenizer("red apple").input_ids == recipe.components(run, "tokenizer")[0]("red apple").input_ids
+    assert recipe.progress(tmp_path)["diffusion"]["steps"] == 1
+    assert (tmp_path / "vae" / "config.json").exists()
+
+
+def test_the_text_reaches_every_residual_block(exported):
+    """The pooled text is part of the time embedding: without any attention the noise still depends on the prompt."""
+    _, out, _ = exported
+    (unet,) = recipe.components(out, "unet")
+    for name, module in unet.named_modules():
+        if re.search(r"attn2\.to_out\.0$", name):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    x_t = torch.randn(1, 4, 16, 16)
+    with torch.no_grad():
+        one, other = (unet(x_t, 500, torch.randn(1, 5, 32)).sample for _ in range(2))
+    assert (one - other).abs().max() > 1e-3
+
+
+BANK = torch.eye(12).view(12, 3, 4)  # twelve training pictures: four objects in three styles
+OBJECTS, KINDS = torch.arange(4).repeat_interleave(3), torch.arange(3).repeat(4)
+
+
+def test_retrieval_on_planted_samples():
+    samples = BANK[[0, 4, 8]] + 0.01
+    truth = (torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]))
+    perfect = {"top-1": 1.0, "top-5": 1.0, "style": 1.0}
+    assert measures.retrieval(samples, *truth, BANK, OBJECTS, KINDS) == perfect
+    one_wrong = measures.retrieval(samples, torch.tensor([0, 1, 3]), torch.tensor([0, 2, 2]), BANK, OBJECTS, KINDS)
+    assert one_wrong["top-1"] == one_wrong["style"] == pytest.approx(2 / 3)
+    # a blend: nearest is object 0, then object 1 in all its styles, then object 2 once
+    blend = (BANK[0] + 0.5 * BANK[3] + 0.4 * BANK[4] + 0.3 * BANK[5] + 0.2 * BANK[6])[None]
+    for k, (top_1, top_5) in enumerate([(1, 1), (0, 1), (0, 1), (0, 0)]):
+        got = measures.retrieval(blend, torch.tensor([k]), torch.tensor([0]), BANK, OBJECTS, KINDS)
+        assert (got["top-1"], got["top-5"]) == (top_1, top_5)
+
+
+def test_other_styles_leaves_out_the_style_asked_for():
+    styles = torch.arange(12) % 3
+    # 0.9 of a picture of object 0 in style 0 and a trace of it in style 1, behind five others in styles 1 and 2
+    near = 0.9 * BANK[0] + sum(0.3 * BANK[i] for i in (4, 5, 7, 8, 10)) + 0.1 * BANK[1]
+    asked = (torch.tensor([0]), torch.tensor([0]))
+    assert measures.other_styles(near[None], *asked, BANK, OBJECTS, styles) == 0
+    assert measures.other_styles(near[None] + 0.5 * BANK[1], *asked, BANK, OBJECTS, styles) == 1
+
+
+def test_distances_and_derangement():
+    torch.testing.assert_close(measures.distances(BANK[:2], BANK[:3]),
+                               (torch.tensor([[0, 2, 2], [2, 0, 2]]).double() / 12).sqrt())
+    for count in (2, 3, 50):
+        order = measures.derangement(count, torch.Generator().manual_seed(count))
+        assert sorted(order.tolist()) == list(range(count)) and (order != torch.arange(count)).all()
+
+
+def test_evaluation_writes_its_figures_into_the_card(exported, monkeypatch):
+    run, out, data = exported
+    monkeypatch.setattr(measures, "sample", lambda pipe, prompts, **_: planted(pipe, data, prompts))
+    quality = measures.emoji(out, run / "data.safetensors", count=20, table_count=10)
+    card = zoo.verify(out)
+    assert card["quality"] == quality and (out / "samples.png").stat().st_size > 10_000
+    got = quality["20 trained prompts, 50 steps"]
+    assert got["guidance 4"] == {"top-1": 1, "top-5": 1, "style": 1}  # the samples are the pictures asked for
+    assert got["guidance 4, prompts shuffled"]["top-1"] < 0.3
+    far = quality["latent distance to the nearest training picture, root mean square"]
+    assert far["samples, trained prompts"]["median"] < 1e-3 < far["held-out pictures"]["median"]
+
+
+def planted(pipe, data: recipe.Emoji, prompts: list[str]) -> torch.Tensor:
+    """The latent means of the very pictures that the prompts name."""
+    rows = [data.captions().index(prompt) for prompt in prompts]
+    return recipe.encode(pipe.vae, data.images)[0][rows]

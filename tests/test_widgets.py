@@ -1,0 +1,88 @@
+"""Widgets are set by hand, without a browser: the picture follows the state, and only when it must."""
+
+from io import BytesIO
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from ipywidgets import FloatSlider, IntSlider
+from PIL import Image
+
+from ddim_tutorial import grids, widgets, zoo
+
+
+def by_name(box) -> dict:
+    return {child.description: child for child in box.children if getattr(child, "description", "")}
+
+
+def test_moving_a_slider_draws_its_value():
+    drawn = []
+
+    def render(k: int, name: str):
+        drawn.append((k, name))
+        return grids.image_grid(torch.full((1, 1, 4, 4), k / 10))
+
+    box = widgets.explorer(render, k=(0, 10), name=["a", "b"])
+    controls, picture = by_name(box), box.children[-1]
+    assert drawn == [(5, "a")]
+    first = picture.value
+    controls["k"].value = 9
+    controls["name"].value = "b"
+    assert drawn == [(5, "a"), (9, "a"), (9, "b")]
+    assert picture.value == grids.to_png(render(9, "b")) != first
+
+
+def test_controls_are_widgets_or_abbreviations():
+    box = widgets.explorer(lambda a, b: grids.image_grid(torch.zeros(1, 1, 4, 4)), a=FloatSlider(max=2), b=(1, 3))
+    a, b = by_name(box)["a"], by_name(box)["b"]
+    assert (a.max, b.max) == (2, 3) and isinstance(b, IntSlider) and not a.continuous_update
+    with pytest.raises(TypeError, match="c: got"):
+        widgets.explorer(lambda c: None, c=object())
+
+
+def test_a_refusal_is_shown_and_the_next_picture_clears_it():
+    def render(k: int):
+        if k > 5:
+            raise ValueError(f"k={k}: too many <steps>")
+        return grids.image_grid(torch.full((1, 1, 4, 4), k / 10))
+
+    box = widgets.explorer(render, k=(0, 10))
+    slider, message, picture = box.children
+    before = picture.value
+    slider.value = 9
+    assert "k=9: too many &lt;steps&gt;" in message.value and picture.value == before
+    slider.value = 1
+    assert message.value == "" and picture.value != before
+
+
+def build(folder, classes: int | None) -> zoo.Bundle:
+    torch.manual_seed(1)
+    UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
+                norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=classes,
+                attention_head_dim=4).save_pretrained(folder / "unet")
+    DDIMScheduler(1000).save_pretrained(folder / "scheduler")
+    return zoo.load(folder, device="cpu")
+
+
+def test_sampling_explorer_follows_every_slider_and_samples_only_when_it_must(tmp_path):
+    bundle, calls = build(tmp_path, classes=4), []
+    bundle.unet.register_forward_hook(lambda *_: calls.append(1))
+    box = widgets.sampling_explorer(bundle)
+    controls, picture = by_name(box), box.children[-1]
+    assert list(controls) == ["t", "S", "eta", "scale", "label", "seed"] and len(controls["label"].options) == 3
+    Image.open(BytesIO(picture.value)).verify()
+    for name, value in (("S", 4), ("scale", 1.0), ("eta", 1.0), ("label", 2), ("seed", 5)):
+        before, picture_before = len(calls), picture.value
+        controls[name].value = value
+        assert len(calls) > before and picture.value != picture_before, name
+    assert len(calls) - before == 4  # S = 4 at scale 1: one call a step
+    controls["S"].value = 8
+    before, picture_before = len(calls), picture.value
+    controls["t"].value = 1
+    assert len(calls) == before and picture.value != picture_before
+
+
+def test_sampling_explorer_wants_classes(tmp_path):
+    with pytest.raises(ValueError, match="no classes"):
+        widgets.sampling_explorer(build(tmp_path, classes=None))

@@ -1,0 +1,235 @@
+"""Loading models: what is read is what was saved, and damaged weights are refused by name and reason."""
+
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
+
+from ddim_tutorial import zoo
+from ddim_tutorial.classifier import Classifier
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+PIXELS = torch.arange(5 * 64, dtype=torch.int64).remainder(256).to(torch.uint8).view(5, 1, 8, 8)
+
+
+def build(folder: Path) -> UNet2DModel:
+    torch.manual_seed(1)
+    net = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
+                      norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
+                      up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=4, attention_head_dim=4).eval()
+    net.save_pretrained(folder / "unet")
+    DDIMScheduler(1000, clip_sample=False).save_pretrained(folder / "scheduler")
+    for name, time in (("classifier", False), ("noisy_classifier", True)):
+        classifier(time).save(folder / name)
+    save_file({"images": PIXELS, "labels": torch.arange(5)}, folder / "examples.safetensors")
+    return net
+
+
+def classifier(time: bool) -> Classifier:
+    """A random one, with weights that fp16 can hold: it is saved in fp16."""
+    torch.manual_seed(2)
+    return Classifier(classes=3, widths=(8, 16), time=time).eval().half().float()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> tuple[Path, UNet2DModel]:
+    folder = tmp_path_factory.mktemp("zoo") / "tiny"
+    net = build(folder)
+    zoo.write_card(folder, {"name": "tiny", "title": "a random network"})
+    return folder, net
+
+
+@pytest.fixture
+def folder(original, tmp_path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(original[0], tmp_path / "tiny"))
+
+
+def edit(path: Path, change) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / UNET, (folder / UNET).stat().st_size - 100)
+
+
+def flip(folder: Path) -> None:
+    content = bytearray((folder / UNET).read_bytes())
+    content[-3] ^= 1  # in the low bits of a weight: a wrong but ordinary number
+    (folder / UNET).write_bytes(content)
+
+
+def nan(folder: Path) -> None:
+    edit(folder / UNET, lambda tensors: tensors["conv_in.weight"].view(-1)[0].fill_(float("nan")))
+
+
+def remove_file(folder: Path) -> None:
+    (folder / UNET).unlink()
+
+
+def remove_key(folder: Path) -> None:
+    edit(folder / UNET, lambda tensors: tensors.pop("conv_out.bias"))
+
+
+def pickle(folder: Path) -> None:
+    torch.save(load_file(folder / UNET), folder / "unet" / "diffusion_pytorch_model.bin")
+    (folder / UNET).unlink()
+
+
+def reshape(folder: Path) -> None:
+    edit(folder / UNET, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(9)}))
+
+
+DAMAGE = {truncate: "truncated", flip: "changed, its sha256", nan: "conv_in.weight holds NaN", remove_file: "missing",
+          remove_key: "lacks conv_out.bias", pickle: "pickled diffusion_pytorch_model.bin",
+          reshape: r"conv_in.bias has shape \(9,\)"}
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("card", ["stale", "renewed", "none"])
+def test_damaged_weights_are_refused(folder, damage, card):
+    """With the card of the sound weights, with a card that vouches for the damaged ones, and without a card."""
+    damage(folder)
+    if card == "renewed":
+        zoo.write_card(folder, {"name": "tiny"})
+    if card == "none":
+        (folder / "card.json").unlink()
+    reason = DAMAGE[damage]
+    if card == "stale" and damage in (remove_key, reshape):
+        reason = "changed, its sha256"
+    if card == "stale" and damage is pickle:
+        reason = "missing, but listed"
+    if damage is flip and card != "stale":
+        assert zoo.load(folder).sha256  # an ordinary number: without the first card nobody can tell
+        return
+    with pytest.raises(ValueError, match=reason) as refusal:
+        zoo.load(folder)
+    assert "diffusion_pytorch_model.safetensors" in str(refusal.value)
+
+
+def test_a_pickle_under_the_name_of_safetensors_is_refused(folder):
+    (folder / "card.json").unlink()
+    for old in (False, True):
+        torch.save({"x": torch.zeros(3)}, folder / UNET, _use_new_zipfile_serialization=not old)
+        with pytest.raises(ValueError, match="pickled file under the name"):
+            zoo.load(folder)
+
+
+@pytest.mark.parametrize("length", [0x4B50, 0x0280])
+def test_a_header_length_that_looks_like_a_pickle_is_read(tmp_path, length):
+    """The first two bytes of these sound files are those of a zip and of a pickle."""
+    head = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", length) + head + struct.pack("<f", 1.5))
+    assert zoo._tensors(tmp_path / "x.safetensors")["x"].item() == 1.5
+
+
+def test_the_network_schedule_and_examples_are_those_saved(original, device):
+    folder, net = original
+    before = torch.random.get_rng_state()
+    bundle = zoo.load(folder, device=device)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert bundle.name == "tiny" and bundle.shape == (1, 8, 8) and bundle.device == device
+    x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 900])
+    with torch.no_grad():
+        for model, labels in ((bundle.model, [3, 3]), (bundle.conditional(1), [1, 1]),
+                              (bundle.conditional(torch.tensor([0, 2])), [0, 2])):
+            wanted = net(x_t, t - 1, torch.tensor(labels)).sample
+            torch.testing.assert_close(model(x_t.to(device), t.to(device)).cpu(), wanted)
+    assert torch.equal(bundle.schedule.alpha_bar[1:], DDIMScheduler(1000).alphas_cumprod.double())
+    assert torch.equal(((bundle.examples.images + 1) * 127.5).round().to(torch.uint8), PIXELS)
+    assert bundle.examples.labels.tolist() == [0, 1, 2, 3, 4]
+    assert not any(p.requires_grad for p in bundle.unet.parameters()) and not bundle.unet.training
+
+
+def test_both_classifiers_are_those_saved(original):
+    bundle, x, t = zoo.load(original[0], device="cpu"), torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
+    torch.testing.assert_close(bundle.classifier(x), classifier(time=False)(x))
+    torch.testing.assert_close(bundle.noisy_classifier(x, t), classifier(time=True)(x, t))
+    assert bundle.classifier is bundle.classifier
+
+
+def test_dtype_is_that_of_the_network_alone(original):
+    bundle = zoo.load(original[0], dtype=torch.bfloat16)
+    assert {p.dtype for p in bundle.unet.parameters()} == {torch.bfloat16}
+    assert bundle.model(torch.zeros(1, *bundle.shape, device=bundle.device),
+                        torch.tensor([9], device=bundle.device)).dtype == torch.float32
+    with pytest.raises(TypeError, match=r"dtype: .*int64"):
+        zoo.load(original[0], dtype=torch.int64)
+
+
+def test_half_precision_weights_become_float32(folder):
+    (folder / "card.json").unlink()
+    sound = load_file(folder / UNET)
+    save_file({key: value.half() for key, value in sound.items()}, folder / UNET)
+    weights = dict(zoo.load(folder, device="cpu").unet.named_parameters())
+    torch.testing.assert_close(weights["conv_in.weight"], sound["conv_in.weight"].half().float(), rtol=0, atol=0)
+
+
+def test_a_card_lists_the_sha256_of_every_file(original):
+    import hashlib
+
+    folder, _ = original
+    card = json.loads((folder / "card.json").read_text())
+    assert card["title"] == "a random network"
+    assert card["files"].keys() == {UNET, "unet/config.json", "scheduler/scheduler_config.json", "examples.safetensors",
+                                    "classifier/config.json", "classifier/model.safetensors",
+                                    "noisy_classifier/config.json", "noisy_classifier/model.safetensors"}
+    assert card["files"][UNET] == hashlib.sha256((folder / UNET).read_bytes()).hexdigest() == zoo.load(folder).sha256
+    assert zoo.verify(folder) == card
+
+
+def test_files_that_the_card_does_not_vouch_for_are_refused(folder):
+    (folder / ".DS_Store").write_bytes(b"")
+    zoo.verify(folder)
+    save_file({"x": torch.zeros(1)}, folder / "extra.safetensors")
+    with pytest.raises(ValueError, match=r"extra\.safetensors: not listed"):
+        zoo.verify(folder)
+    (folder / "extra.safetensors").unlink()
+    (folder / "classifier" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"classifier.model\.safetensors: missing, but listed"):
+        zoo.load(folder)
+
+
+@pytest.mark.parametrize(("path", "content", "said"), [
+    ("card.json", "{}", 'lists no "files"'), ("card.json", "{", "not a readable JSON"),
+    ("unet/config.json", '{"_class_name": "UNet2DConditionModel"}', "wanted a UNet2DModel"),
+    ("unet/config.json", '{"_class_name": "UNet2DModel", "down_block_types": ["Bogus"], "up_block_types": ["Bogus"], '
+                         '"block_out_channels": [8]}', "no network can be built"),
+    ("scheduler/scheduler_config.json", '{"prediction_type": "v_prediction"}', "wanted 'epsilon'"),
+    ("classifier/config.json", '{"klasses": 3}', "klasses")])
+def test_other_broken_files_are_refused(folder, path, content, said):
+    if path != "card.json":
+        (folder / "card.json").unlink()
+    (folder / path).write_text(content)
+    with pytest.raises(ValueError, match=said) as refusal:
+        _ = zoo.load(folder).classifier
+    assert Path(path).name in str(refusal.value)
+
+
+def test_an_unknown_name_says_what_there_is(original, monkeypatch):
+    monkeypatch.setattr(zoo, "ZOO", original[0].parent)
+    with pytest.raises(ValueError, match=r"'runwayml/sd'.*\(tiny\).*nothing is downloaded"):
+        zoo.load("runwayml/sd")
+
+
+def test_the_environment_variable_is_the_default(original, monkeypatch):
+    monkeypatch.setattr(zoo, "ZOO", original[0].parent)
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "tiny")
+    assert zoo.names() == ["tiny"] and zoo.load().name == "tiny"
+    monkeypatch.delenv("DDIM_TUTORIAL_MODEL")
+    with pytest.raises(ValueError, match="'fashion'"):
+        zoo.load()
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_bundled_models_are_as_their_cards_say(name):
+    card = zoo.verify(zoo.ZOO / name)
+    assert {"name", "title", "data", "licence", "command"} <= card.keys() and card["name"] == name
