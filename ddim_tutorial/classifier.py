@@ -7,7 +7,7 @@ A guide sees x_t and t, so that the gradient of log p(y | x_t) means something a
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
     Built with ``time=True`` it wants t: (B,) int in 0..T, 0 = clean; built without, it refuses one.
     """
 
-    def __init__(self, classes: int = 10, channels: int = 1, widths: tuple[int, ...] = (32, 64, 96),
+    def __init__(self, classes: int = 10, channels: int = 1, widths: Sequence[int] = (32, 64, 96),
                  time: bool = False):
         super().__init__()
         self.config = {"classes": classes, "channels": channels, "widths": list(widths), "time": time}

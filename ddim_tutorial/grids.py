@@ -58,7 +58,7 @@ def jump_grid(steps: Sequence[Step], decode: Callable[[Tensor], Tensor] | None =
         decode: (B, *latent) -> (B, C, H, W) in [-1, 1], for a latent model; the delta is taken between pictures.
         index: which picture of the batch.
 
-    x_t and x0_hat share the range [-1, 1] (x_t, of variance about 1, is clipped to it for display only); all deltas
+    x_t and x0_hat share the range [-1, 1], clipped for display only (x_t has variance about 1); all deltas
     share one symmetric scale, printed in the caption. Under each delta stands its rms over pixels and channels,
     unclipped. A colour delta is shown as its mean over channels.
     """
@@ -83,7 +83,7 @@ def jump_grid(steps: Sequence[Step], decode: Callable[[Tensor], Tensor] | None =
     for row, name in enumerate(("$x_t$", r"$\hat x_0$", r"$\hat x_0 - x_t$")):
         axes[row, 0].set_ylabel(name, fontsize=10)
     mean = ", mean over channels" if x_t.shape[1] > 1 else ""
-    _caption(figure, f"$x_t$ and $\\hat{{x}}_0$ on [-1, 1], $x_t$ clipped for display; "
+    _caption(figure, f"$x_t$ and $\\hat{{x}}_0$ clipped to [-1, 1] for display; "
                      f"delta on ±{scale:.3g}{mean}: orange below 0, purple above")
     return figure
 

@@ -39,10 +39,7 @@ def slerp(a: Float[Tensor, " B *dims"], b: Float[Tensor, " B *dims"], weight: fl
     a, b: (B, *dims); weight w: 0 is a, 1 is b. For norms that agree, as those of Gaussian noise nearly do, the norm
     stays; lerp's shrinks to 1/sqrt(2) in the middle. Parallel a and b (theta = 0 or pi) are joined by a straight line.
     """
-    cos = torch.nn.functional.cosine_similarity(a.flatten(1).double(), b.flatten(1).double())
-    theta = cos.clamp(-1, 1).acos().view(-1, *[1] * (a.dim() - 1))
-    straight = theta.sin() < 1e-6
-    safe = torch.where(straight, torch.ones_like(theta), theta)
-    from_a = torch.where(straight, torch.full_like(theta, 1 - weight), ((1 - weight) * safe).sin() / safe.sin())
-    from_b = torch.where(straight, torch.full_like(theta, weight), (weight * safe).sin() / safe.sin())
-    return from_a.to(a.dtype) * a + from_b.to(b.dtype) * b
+    cosine = torch.cosine_similarity(a.flatten(1).double(), b.flatten(1).double())
+    theta = cosine.clamp(-1, 1).acos().to(a.dtype).view(-1, *[1] * (a.dim() - 1))
+    curved = (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
+    return torch.where(theta.sin() < 1e-6, torch.lerp(a, b, weight), curved)

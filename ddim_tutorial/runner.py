@@ -28,20 +28,21 @@ GIB = 2**30
 class PeakMemory:
     """Samples the resident memory of this process's children and theirs; ``peak`` is the largest sum seen, in bytes.
 
-    Pages that two of the processes share count twice.
+    Start it when the kernel runs: a child that is just being started still counts as a copy of this process. Pages
+    that two of the processes share count twice.
     """
 
     def __init__(self, interval: float = 0.05):
         self.peak, self.interval, self._stop = 0, interval, threading.Event()
-
-    def __enter__(self) -> "PeakMemory":
         self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _sample(self) -> None:
         import psutil
@@ -70,15 +71,17 @@ def run(path: Path, target: Path, cell_timeout: int = 600) -> dict[str, float | 
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook, memory = nbformat.read(path, as_version=4), PeakMemory()
     client = NotebookClient(notebook, timeout=cell_timeout, kernel_name="python3", record_timing=False,
-                            resources={"metadata": {"path": str(path.parent)}})
+                            resources={"metadata": {"path": str(path.parent)}},
+                            on_notebook_start=lambda notebook: memory.start())
     start, failure = time.perf_counter(), ""
-    with PeakMemory() as memory:
-        try:
-            client.execute()
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            failure = str(error).strip()
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        failure = str(error).strip()
+    finally:
+        memory.stop()
     seconds = time.perf_counter() - start
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)

@@ -41,11 +41,14 @@ def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
 
 
 def sampling_explorer(bundle: Bundle) -> VBox:
-    """x_t, x0_hat and delta of a run on a class-conditional model, around the time t: sliders for t, the number of
-    steps S, eta, guidance scale, label (named by the card's "labels") and seed. Moving t alone samples nothing anew."""
+    """x_t, x0_hat and delta of a run on a class-conditional model, around the time t.
+
+    Sliders for t, the number of steps S, eta, guidance scale, label (named by the card's "classes") and seed; moving
+    t alone samples nothing anew. Raises ValueError for a model without classes.
+    """
     if not bundle.unet.config.num_class_embeds:
         raise ValueError(f"bundle: {bundle.name} has no classes, wanted a class-conditional model such as fashion")
-    labels = bundle.card.get("labels", range(bundle.unet.config.num_class_embeds - 1))
+    labels = bundle.card.get("classes", range(bundle.unet.config.num_class_embeds - 1))
 
     @lru_cache(maxsize=8)
     def run(S: int, eta: float, scale: float, label: int, seed: int) -> list[Step]:

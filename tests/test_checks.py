@@ -14,18 +14,10 @@ from ddim_tutorial import (
     from_betas,
     predict_x0,
     sample,
+    slerp,
     times,
     trajectory,
 )
-
-
-def slerp(a, b, weight):
-    """Every sample of a batch on its own; straight where the angle is too small to divide by."""
-    rows = [1] * (a.dim() - 1)
-    angle = torch.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1).acos().view(-1, *rows)
-    curved = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
-    return torch.where(angle.sin() < 1e-6, torch.lerp(a, b, weight), curved)
-
 
 RIGHT = {
     "translation": lambda betas: from_betas(betas).alpha_bar,

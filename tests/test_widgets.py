@@ -68,9 +68,10 @@ def build(folder, classes: int | None) -> zoo.Bundle:
 def test_sampling_explorer_follows_every_slider_and_samples_only_when_it_must(tmp_path):
     bundle, calls = build(tmp_path, classes=4), []
     bundle.unet.register_forward_hook(lambda *_: calls.append(1))
+    bundle.card["classes"] = ["Trouser", "Dress", "Bag"]
     box = widgets.sampling_explorer(bundle)
     controls, picture = by_name(box), box.children[-1]
-    assert list(controls) == ["t", "S", "eta", "scale", "label", "seed"] and len(controls["label"].options) == 3
+    assert list(controls) == ["t", "S", "eta", "scale", "label", "seed"] and controls["label"].options[2] == ("Bag", 2)
     Image.open(BytesIO(picture.value)).verify()
     for name, value in (("S", 4), ("scale", 1.0), ("eta", 1.0), ("label", 2), ("seed", 5)):
         before, picture_before = len(calls), picture.value

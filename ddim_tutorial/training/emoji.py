@@ -206,8 +206,7 @@ def read_picture(content: bytes) -> Tensor:
 
     picture = Image.open(io.BytesIO(content)).convert("RGBA")
     if picture.size != (SIZE, SIZE):
-        # premultiplied, so that the colour under transparent pixels does not bleed into the edges
-        picture = picture.convert("RGBa").resize((SIZE, SIZE), Image.Resampling.LANCZOS).convert("RGBA")
+        picture = picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     white = Image.new("RGBA", picture.size, "white")
     return torch.from_numpy(np.array(Image.alpha_composite(white, picture).convert("RGB"))).permute(2, 0, 1)
 
