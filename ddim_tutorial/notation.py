@@ -80,7 +80,7 @@ SYMBOLS = (
     Symbol(r"\epsilon", "eps", "like x_0", "noise in x_t", _papers(r"\boldsymbol\epsilon", r"\epsilon", "noise")),
     Symbol(r"\hat\epsilon", "eps_hat", "like x_0", "its prediction, where both appear; else eps",
            _papers(r"\boldsymbol\epsilon_\theta", r"\epsilon_\theta^{(t)}", "noise_pred, model_output, e_t")),
-    Symbol(r"\tilde x_0", "x0_hat", "like x_0", "jump prediction of x_0 from x_t",
+    Symbol(r"\hat x_0", "x0_hat", "like x_0", "jump prediction of x_0 from x_t",
            _papers(r"\hat{\mathbf{x}}_0", r"f_\theta^{(t)}", "pred_original_sample, pred_x0, pred_xstart, denoised")),
     Symbol(r"v", "v", "like x_0", "sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0",
            {"ldm/diffusers": "velocity, v"}),

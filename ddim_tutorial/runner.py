@@ -73,6 +73,7 @@ def run(path: Path, target: Path, cell_timeout: int = 600) -> dict[str, float | 
 
     notebook, memory = nbformat.read(path, as_version=4), PeakMemory()
     client = NotebookClient(notebook, timeout=cell_timeout, kernel_name="python3", record_timing=False,
+                            store_widget_state=False, coalesce_streams=True,
                             resources={"metadata": {"path": str(path.parent)}},
                             on_notebook_start=lambda notebook: memory.start())
     start, failure = time.perf_counter(), ""

@@ -40,7 +40,7 @@ def ddim_step(x_t: Images, eps: Images, ab_t: Scalars, ab_s: Scalars, *, sigma: 
     .. math:: x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\,\epsilon + \sigma_{noise}\,z
 
     x_t, eps: (B, *dims); ab_t, ab_s: from ``Schedule.at`` (s < t denoises, s > t inverts); sigma: shapes the direction;
-    noise: z ~ N(0, I) like x_t; noise_std: its size, ``sigma`` if None. sigma-hat (DDIM sec. 5.1) is
+    noise: z ~ N(0, I) like x_t; noise_std: its size, ``sigma`` if None. sigma-hat (DDIM sec. 5) is
     sigma = ddim_sigma(.., 1) with noise_std = sqrt(1 - ab_t / ab_s).
     """
     require_like("eps", eps, x_t)

@@ -18,7 +18,8 @@ LARGEST = 400_000  # bytes
 LONGEST_SETUP, LONGEST_CELL = 8, 25  # lines
 TAGS = {"nbval-ignore-output", "raises-exception"}
 EVERYWHERE = ("Goal", "Time and memory")
-LESSON = ("Questions", "Objectives", "Prerequisites", "Exercise", "Check", "Summary", "Where this goes wrong", "References")
+LESSON = ("Questions", "Objectives", "Prerequisites", "Exercise", "Check", "Summary", "Where this goes wrong",
+          "References")
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 FOLDERS = "home|root|Users|tmp|mnt|opt|var|usr/\\w+"  # of any machine; and the one this project lies in here
 ABSOLUTE = re.compile(rf"(?<![\w.:/~-])/(?:{FOLDERS})/\w|[A-Z]:\\\w|{re.escape(str(ROOT))}")

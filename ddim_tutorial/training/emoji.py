@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.jump import add_noise
 from ddim_tutorial.schedule import scaled_linear
 from ddim_tutorial.training.loop import Settings, fit, mixed_precision
@@ -260,11 +261,6 @@ def read_data(path: Path = RUN / "data.safetensors") -> Emoji:
         return Emoji(**{key: file.get_tensor(key) for key in file.keys()}, **metadata)
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
 # --------------------------------------------------------------------------------------------------------- captions
 
 
@@ -429,7 +425,7 @@ def laplacian(x: Tensor) -> Tensor:
 
 
 def autoencoder_loss(net: nn.Module, images: Tensor, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-    x = to_float(shifted(images[torch.randint(len(images), (batch,))])).to(next(net.parameters()).device)
+    x = from_uint8(shifted(images[torch.randint(len(images), (batch,))])).to(next(net.parameters()).device)
     x = x.contiguous(memory_format=torch.channels_last)
     reconstruction, mean, logvar = (part.float() for part in net(x))
     error = reconstruction - x
@@ -441,7 +437,7 @@ def autoencoder_loss(net: nn.Module, images: Tensor, batch: int) -> tuple[Tensor
 @torch.no_grad()
 def encode(vae, images: Tensor, batch: int = 32) -> tuple[Tensor, Tensor]:
     """uint8 pictures -> mean and standard deviation of the latent posterior, (N, 4, H/4, W/4), not yet scaled."""
-    posteriors = [vae.encode(to_float(part).to(vae.device, vae.dtype)).latent_dist for part in images.split(batch)]
+    posteriors = [vae.encode(from_uint8(part).to(vae.device, vae.dtype)).latent_dist for part in images.split(batch)]
     return (torch.cat([p.mean for p in posteriors]).float().cpu(), torch.cat([p.std for p in posteriors]).float().cpu())
 
 
