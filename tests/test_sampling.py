@@ -199,7 +199,8 @@ def test_the_model_is_asked_once_a_step_and_no_more_than_wanted(device):
 
 def test_gradients_flow_only_when_asked_for(device):
     grid, x_T = times(1000, 20), start(device, 2, 3)
-    assert not sample(MODEL, x_T, grid, SCHEDULE).requires_grad
+    weight = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)  # as a network in training has
+    assert not sample(lambda x, t: weight * MODEL(x, t), x_T, grid, SCHEDULE).requires_grad
     x_T.requires_grad_()
     (gradient,) = torch.autograd.grad(sample(MODEL, x_T, grid, SCHEDULE).sum(), x_T)
     torch.testing.assert_close(gradient, torch.full_like(x_T, ddim_gain(grid)), rtol=1e-12, atol=0)
