@@ -37,9 +37,10 @@ def compare(theirs: Callable[[], object], ours: Callable[[], object], *, pairs: 
     theirs(), ours()
     times = []
     for pair in range(pairs):
-        order = (theirs, ours) if pair % 2 else (ours, theirs)
-        taken = {run: seconds(run, calls) for run in order}
-        times.append((taken[theirs], taken[ours]))
+        if pair % 2:
+            times.append((seconds(theirs, calls), seconds(ours, calls)))
+        else:
+            times.append((seconds(ours, calls), seconds(theirs, calls))[::-1])
     ratios = [a / b for a, b in times]
     return {
         "ratio_median": statistics.median(ratios),
@@ -68,8 +69,11 @@ def bench_step(shape: tuple[int, ...], device: str, *, pairs: int, calls: int) -
     )  # fmt: skip
 
 
-def bench_loop(shape: tuple[int, ...], device: str, *, steps: int, width: int, pairs: int) -> dict[str, float]:
-    """A whole loop with a small untrained UNet2DModel: the lines of DDIMPipeline.__call__ against ``sample``."""
+def bench_loop(shape: tuple[int, ...], device: str, *, steps: int, width: int, pairs: int) -> dict:
+    """A whole loop with a small untrained UNet2DModel: the lines of DDIMPipeline.__call__ against ``sample``.
+
+    ``noise`` is the [min, median, max] ratio of diffusers' loop against itself: what a ratio may be by chance here.
+    """
     from diffusers import DDIMScheduler, UNet2DModel
 
     unet = UNet2DModel(
@@ -91,7 +95,9 @@ def bench_loop(shape: tuple[int, ...], device: str, *, steps: int, width: int, p
             x = scheduler.step(eps, timestep, x, eta=0.0, use_clipped_model_output=None).prev_sample
         return x
 
-    return compare(theirs, lambda: sample(model, x_T, grid, schedule), pairs=pairs, calls=1)
+    figures = compare(theirs, lambda: sample(model, x_T, grid, schedule), pairs=pairs, calls=1)
+    itself = compare(theirs, theirs, pairs=pairs, calls=1)
+    return figures | {"noise": [itself[f"ratio_{kind}"] for kind in ("min", "median", "max")]}
 
 
 def environment(device: str) -> dict[str, str | int]:

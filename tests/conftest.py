@@ -2,8 +2,9 @@
 
 from jaxtyping import install_import_hook
 
-# First of all, before anything imports the package: its jaxtyping annotations are then checked by beartype.
-hook = install_import_hook("ddim_tutorial", "beartype.beartype")
+# First of all, before anything imports the package: its jaxtyping annotations are then checked by beartype. An int may
+# stand where a float is annotated (PEP 484).
+hook = install_import_hook("ddim_tutorial", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -191,7 +191,8 @@ def test_a_budget_of_one_is_the_naive_inversion(device):
 
 
 @pytest.mark.parametrize(
-    "method", [invert, functools.partial(invert, eps_time="source"), invert_fixed_point, TIGHT], ids=str
+    "method", [invert, functools.partial(invert, eps_time="source"), invert_fixed_point, TIGHT],
+    ids=["target", "source", "fixed point", "tight"]
 )
 def test_every_call_of_the_model_is_counted(method, device):
     calls = []
