@@ -34,10 +34,6 @@ TABLE1 = Path(__file__).parents[2] / "notebooks" / "data" / "fashion_table1.json
 COMMAND = "python -m ddim_tutorial.training.evaluate"
 SPACING = "trailing"
 WEAKNESSES = [  # seen in samples.png and in the figures under "quality"
-    "an interim version after 5,800 updates: patterned garments come out speckled, most of all at eta=0",
-    "the diffusion command alone does not repeat these weights: the learning rate's schedule was shortened from 7,000 "
-    "to 5,800 updates at update 4,079, and the moving average restarted there; its hours were measured beside other "
-    "work",
     "shirts are confused with T-shirts, pullovers and coats, as the judge confuses real ones, but more often",
 ]
 
