@@ -9,6 +9,7 @@ iteration solves the implicit equation.
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -156,6 +157,10 @@ def invert_fixed_point(model: EpsModel, x_0: Images, times: Sequence[int], sched
                       f"tol={tol:.0e}, worst from s={worst.s} to t={worst.t}; take more steps, less guidance or a "
                       "larger tol", RuntimeWarning, stacklevel=2)
     return result
+
+
+METHODS = {"naive, target time": invert, "naive, source time": partial(invert, eps_time="source"),
+           "fixed point": invert_fixed_point}
 
 
 def round_trip(model: EpsModel, x_0: Images, times: Sequence[int], schedule: Schedule,

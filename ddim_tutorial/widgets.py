@@ -1,6 +1,7 @@
 """Sliders over grids: they hold the state and call a function that draws; no mathematics here."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ipywidgets import HTML, Image, ValueWidget, VBox, interactive
 
-from .grids import jump_grid, to_png
+from .grids import image_grid, jump_grid, to_png
 from .guidance import cfg
-from .sampling import Step, trajectory
+from .inversion import METHODS
+from .sampling import Step, sample, trajectory
 from .schedule import times
 from .zoo import Bundle
 
@@ -67,6 +69,46 @@ def sampling_explorer(bundle: Bundle) -> VBox:
     T = bundle.schedule.T
     return explorer(render, t=(1, T), S=(1, 50), eta=(0.0, 1.0, 0.1), scale=(0.0, 7.5, 0.5),
                     label=[(str(name), i) for i, name in enumerate(labels)], seed=(0, 99))
+
+
+def inversion_explorer(bundle: Bundle) -> VBox:
+    """A held-out picture, the x_T that inversion finds for it, and what is sampled from that x_T, with the error.
+
+    Controls: the picture (an index into ``bundle.examples``, with its own label), the number of steps S, the method
+    (naive with the eps of the target or of the source time, or the fixed point) and the guidance scale. Raises
+    ValueError for a bundle without examples.
+    """
+    if bundle.examples is None:
+        raise ValueError(f"bundle: {bundle.name} has no held-out examples to invert")
+
+    def render(picture: int, S: int, method: str, scale: float) -> "matplotlib.figure.Figure":
+        x_0, label = (part[picture:picture + 1].to(bundle.device) for part in bundle.examples)
+        model, grid = cfg(bundle.conditional(label), bundle.model, scale), times(bundle.schedule.T, S)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the caption says it
+            found = METHODS[method](model, x_0, grid, bundle.schedule)
+        back = sample(model, found.x_T, grid, bundle.schedule)
+        rms = (back - x_0).square().mean().sqrt().item()
+        solved = "" if method != "fixed point" else ", converged" if found.converged else ", NOT converged"
+        return image_grid(torch.cat([x_0, found.x_T / 3, back]), ["$x_0$", "$x_T / 3$", "sampled again"], columns=3,
+                          caption=f"rms error {rms:.3g}; std of x_T {found.x_T.std():.2f}; "
+                                  f"{found.evaluations} evaluations{solved}")
+
+    return explorer(render, picture=(0, len(bundle.examples.images) - 1), S=(2, 100), method=list(METHODS),
+                    scale=(0.0, 7.5, 0.5))
+
+
+def jump_explorer(steps: Sequence[Step], decode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> VBox:
+    """A slider over the steps of a stored run (``list(trajectory(...))``): x_t, x0_hat and delta of the one nearest to
+    t, drawn as in :func:`grids.jump_grid`. Nothing is sampled anew."""
+    if not steps:
+        raise ValueError("steps: got none, wanted those of a trajectory")
+    first, last = min(step.t for step in steps), max(step.t for step in steps)
+
+    def render(t: int) -> "matplotlib.figure.Figure":
+        return jump_grid([min(steps, key=lambda step: abs(step.t - t))], decode)
+
+    return explorer(render, t=(first, last))
 
 
 def _control(name: str, value: Any) -> ValueWidget:

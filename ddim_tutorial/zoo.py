@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .classifier import Classifier
+from .gan import Generator
 from .jump import EpsModel
 from .pixel import Labels, eps_model
 from .schedule import Schedule, from_scheduler
@@ -61,16 +62,15 @@ class Bundle:
     @cached_property
     def classifier(self) -> Classifier:
         """The clean-picture classifier, for evaluation: ``classifier(x_0) -> logits``. float32."""
-        return self._classifier("classifier")
+        return self._part("classifier", _classifier)
 
     @cached_property
     def noisy_classifier(self) -> Classifier:
         """The classifier that is told the time, for guidance: ``noisy_classifier(x_t, t) -> logits``. float32."""
-        return self._classifier("noisy_classifier")
+        return self._part("noisy_classifier", _classifier)
 
-    def _classifier(self, component: str) -> Classifier:
-        path = self.folder / component / "model.safetensors"
-        return _module(path, _classifier, self.device)
+    def _part(self, component: str, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
+        return _module(self.folder / component / "model.safetensors", build, self.device)
 
 
 def names() -> list[str]:
@@ -93,6 +93,8 @@ def load(name_or_path: str | Path | None = None, device: str | torch.device | No
     pickled, not finite, incomplete, or of another shape than the configuration; TypeError for a dtype of integers.
     """
     folder = _find(name_or_path or os.environ.get(VARIABLE) or "fashion")
+    if (folder / "model.safetensors").exists():
+        raise ValueError(f"{folder}: a single network, not a diffusion model; zoo.load_generator reads a GAN")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.float32 if dtype is None else dtype
     if not dtype.is_floating_point:
@@ -107,6 +109,15 @@ def load(name_or_path: str | Path | None = None, device: str | torch.device | No
         shape=(unet.config.in_channels, height, width), card=card,
         examples=_examples(examples) if examples.exists() else None,
         device=device, dtype=dtype, sha256=_sha256(folder / UNET))
+
+
+def load_generator(name_or_path: str | Path = "fashion_gan", device: str | torch.device | None = None) -> Generator:
+    """Load the small GAN's generator, ``generator(z) -> x``, float32 and frozen; refused as in :func:`load`."""
+    folder = _find(name_or_path)
+    if (folder / "card.json").exists():
+        verify(folder)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return _module(folder / "model.safetensors", _generator, device)
 
 
 def write_card(folder: str | Path, card: dict[str, Any]) -> None:
@@ -190,7 +201,11 @@ def _unet(config: dict[str, Any]) -> nn.Module:
 
 
 def _classifier(config: dict[str, Any]) -> nn.Module:
-    return Classifier(**{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})
+    return Classifier(**config)
+
+
+def _generator(config: dict[str, Any]) -> nn.Module:
+    return Generator(**config)
 
 
 def _schedule(folder: Path) -> Schedule:

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from ddim_tutorial import (
     ddim_sigma,
     ddim_step,
     from_betas,
+    invert,
     predict_x0,
     sample,
     slerp,
@@ -28,6 +30,9 @@ RIGHT = {
     "times": times,
     "trajectory": sample,
     "slerp": slerp,
+    "invert_step": lambda x_s, eps, ab_s, ab_t: ddim_step(x_s, eps, ab_s, ab_t)[0],
+    "invert": lambda *given: invert(*given).x_T,
+    "slope": lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0],
 }
 
 
@@ -50,6 +55,16 @@ def test_the_leading_grid_passes_as_leading_only(capsys):
     assert "first difference is entry 0: [801, 601, 401], wanted [1000, 800, 600]" in judge("times", leading, capsys)
     with pytest.raises(ValueError, match="spacing"):
         checks.check_times(leading, spacing="karras")
+
+
+def test_inversion_by_the_other_convention_passes_as_that_only(capsys):
+    def source(*given):
+        return invert(*given, eps_time="source").x_T
+
+    assert judge("invert", source, capsys, eps_time="source").startswith("invert: right")
+    assert "asked at [1, 1], wanted [500, 500]" in judge("invert", source, capsys)
+    with pytest.raises(ValueError, match="eps_time"):
+        checks.check_invert(source, eps_time="middle")
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -144,6 +159,16 @@ WRONG = [
     ("slerp", lambda a, b, w: math.cos(w * math.pi / 2) * a + math.sin(w * math.pi / 2) * b, "0.8 rad", "differs"),
     ("slerp", lambda a, b, w: slerp(a.flatten()[None], b.flatten()[None], w).view(a.shape), "each picture", "differs"),
     ("slerp", lambda a, b, w: slerp(b, a, w), "weight 0 is a", "differs"),
+    ("invert_step", lambda x, e, ab_s, ab_t: ddim_step(x, e, ab_t, ab_s)[0], "from s = 0", "differs"),
+    ("invert_step", lambda x, e, ab_s, ab_t: add_noise(x, e, ab_t), "stays on the line", "differs"),
+    ("invert", lambda m, x, grid, schedule: sample(m, x, grid, schedule), "1000, 500, 0", "step 1 of 2, from s = 0 up"),
+    ("invert", lambda m, x, grid, schedule: invert(m, x, [*grid[:-1], 1], schedule).x_T, "1000, 500, 0",
+     "from s = 500 up to t = 1000: the state differs"),
+    ("invert", lambda m, x, grid, schedule: x, "1000, 500, 0", "the model was not asked"),
+    ("invert", lambda *given: invert(*given).x_T + 0 * invert(*given).x_T, "1000, 500, 0", "asked 4 times for 2 steps"),
+    ("invert", lambda *given: 1.001 * invert(*given).x_T, "1000, 500, 0", "the last step, from s = 500 up to t = 1000"),
+    ("slope", lambda x, y: np.polyfit(np.log(y), np.log(x), 1)[0], "slope 2", "differs"),
+    ("slope", lambda x, y: math.log(y[-1] / y[0]) / math.log(x[-1] / x[0]), "on no line", "differs"),
 ]
 
 

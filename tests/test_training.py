@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ddim_tutorial.classifier import Classifier
+from ddim_tutorial.gan import Generator
 from ddim_tutorial.schedule import linear
-from ddim_tutorial.training import evaluate, fashion
+from ddim_tutorial.training import evaluate, fashion, gan
 from ddim_tutorial.training.loop import Settings, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
@@ -31,11 +32,16 @@ def tiny_unet() -> nn.Module:
     return unet.to(memory_format=torch.channels_last)
 
 
+def tiny_pair() -> nn.Module:
+    return gan.Pair(Generator(latent=3, widths=(8, 8, 4, 4)), gan.new_discriminator(widths=(4, 8)))
+
+
 RECIPES = {
     "diffusion": (tiny_unet, partial(fashion.diffusion_loss, schedule=linear())),
     "classifier": (partial(Classifier, widths=(8, 8)), fashion.classifier_loss),
     "noisy-classifier": (partial(Classifier, widths=(8, 8), time=True),
                          partial(fashion.noisy_classifier_loss, schedule=linear())),
+    "gan": (tiny_pair, lambda pair, data, batch: gan.gan_loss(pair, data[0], batch)),
 }
 
 

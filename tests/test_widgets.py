@@ -1,5 +1,6 @@
 """Widgets are set by hand, without a browser: the picture follows the state, and only when it must."""
 
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -8,7 +9,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from ipywidgets import FloatSlider, IntSlider
 from PIL import Image
 
-from ddim_tutorial import grids, widgets, zoo
+from ddim_tutorial import grids, trajectory, widgets, zoo
 
 
 def by_name(box) -> dict:
@@ -87,3 +88,38 @@ def test_sampling_explorer_follows_every_slider_and_samples_only_when_it_must(tm
 def test_sampling_explorer_wants_classes(tmp_path):
     with pytest.raises(ValueError, match="no classes"):
         widgets.sampling_explorer(build(tmp_path, classes=None))
+
+
+def test_inversion_explorer_follows_every_control(tmp_path):
+    bundle = build(tmp_path, classes=4)
+    with pytest.raises(ValueError, match="no held-out examples"):
+        widgets.inversion_explorer(bundle)
+    pictures = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    asked = []
+    bundle.unet.register_forward_hook(lambda _, given, out: asked.append(given[2].tolist()))
+    box = widgets.inversion_explorer(replace(bundle, examples=zoo.Examples(pictures, torch.tensor([2, 0, 3]))))
+    controls, picture = by_name(box), box.children[-1]
+    assert list(controls) == ["picture", "S", "method", "scale"] and controls["picture"].max == 2
+    assert controls["method"].options == ("naive, target time", "naive, source time", "fixed point")
+    for name, value in (("S", 4), ("scale", 1.0), ("picture", 2), ("method", "naive, source time"),
+                        ("method", "fixed point")):
+        before, picture_before = len(asked), picture.value
+        controls[name].value = value
+        assert len(asked) > before and picture.value != picture_before, name
+        if name == "picture":
+            assert asked[before:] == [[3]] * 8  # its own label; four steps up and four down
+    assert len(asked) - before > 8  # the fixed point asks more often
+
+
+def test_jump_explorer_shows_the_stored_step_nearest_to_t(tmp_path):
+    bundle = build(tmp_path, classes=None)
+    x_T = torch.randn(1, *bundle.shape, generator=torch.Generator().manual_seed(0))
+    steps = list(trajectory(bundle.model, x_T, [1000, 600, 200, 0], bundle.schedule))
+    box = widgets.jump_explorer(steps)
+    slider, picture = by_name(box)["t"], box.children[-1]
+    assert (slider.min, slider.max) == (200, 1000)
+    for t, i in ((1000, 0), (790, 1), (210, 2)):
+        slider.value = t
+        assert picture.value == grids.to_png(grids.jump_grid([steps[i]])), t
+    with pytest.raises(ValueError, match="steps"):
+        widgets.jump_explorer([])

@@ -2,6 +2,7 @@
 
     python -m ddim_tutorial.training.evaluate fashion          -> card.json, samples.png, examples.safetensors
     python -m ddim_tutorial.training.evaluate fashion-table1   -> notebooks/data/fashion_table1.json
+    python -m ddim_tutorial.training.evaluate fashion-table2   -> notebooks/data/fashion_table2.json
     python -m ddim_tutorial.training.evaluate emoji            -> card.json, samples.png
 
 Fréchet distances here are taken between features of the model's own clean classifier, so they compare with each other
@@ -13,6 +14,7 @@ import json
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,15 @@ from torch import Tensor, nn
 from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.grids import from_uint8
+from ddim_tutorial.guidance import cfg
+from ddim_tutorial.inversion import METHODS, round_trip
 from ddim_tutorial.jump import EpsModel
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.sampling import sample
 from ddim_tutorial.schedule import times
 from ddim_tutorial.training.fashion import DATA, NAMES, read_data, write_grid
 
-TABLE1 = Path(__file__).parents[2] / "notebooks" / "data" / "fashion_table1.json"
+TABLES = Path(__file__).parents[2] / "notebooks" / "data"
 COMMAND = "python -m ddim_tutorial.training.evaluate"
 SPACING = "trailing"
 WEAKNESSES = [  # seen in samples.png and in the figures under "quality"
@@ -182,31 +186,71 @@ def fashion_table1(folder: Path, data: Path) -> None:
     def train_distance(n: int) -> float:
         return frechet(classify(judge, from_uint8(train[balanced(train_labels, n // 10)]))[0], test_features)
 
-    table = json.loads(TABLE1.read_text()) if TABLE1.exists() else {}
-    if table.get("unet_sha256") != bundle.sha256:
-        table = {"command": f"{COMMAND} fashion-table1", "model": bundle.name,
-                 "unet_sha256": bundle.sha256, "seeds": "picture i of a cell: i",
-                 "what": "Fréchet distance between features of the bundled classifier, not comparable with Inception's",
-                 "reference": "all 10,000 test pictures", "spacing": SPACING, "guidance": 1,
-                 "network": "bf16 autocast, float32 state",
-                 "versions": {"torch": torch.__version__, "python": platform.python_version()},
-                 "train_to_test": {str(n): train_distance(n) for n in (500, 200)}, "cells": []}
-    TABLE1.parent.mkdir(parents=True, exist_ok=True)
     variants = {"eta=0": {}, "eta=1": {"eta": 1.0}, "sigma-hat": {"eta": 1.0, "sigma_hat": True}}
-    plan = [(S, name, 500) for S in (10, 20, 50, 100) for name in variants]
-    plan += [(1000, name, 200) for name in ("eta=0", "sigma-hat")]
-    done = {(cell["S"], cell["variant"]) for cell in table["cells"]}
-    for S, name, n in plan:
-        if (S, name) in done:
+    plan = [{"S": S, "variant": name, "samples": 500} for S in (10, 20, 50, 100) for name in variants]
+    plan += [{"S": 1000, "variant": name, "samples": 200} for name in ("eta=0", "sigma-hat")]
+
+    def measure(S: int, variant: str, samples: int) -> dict[str, Any]:
+        labels = torch.arange(10).repeat(samples // 10)
+        features, seen = classify(judge, draw(bundle, labels, S, **variants[variant]))
+        return {"frechet": frechet(features, test_features), "accuracy": (seen == labels).float().mean().item()}
+
+    fill("fashion-table1", bundle, plan, measure, lambda: {
+        "seeds": "picture i of a cell: i",
+        "what": "Fréchet distance between features of the bundled classifier, not comparable with Inception's",
+        "reference": "all 10,000 test pictures", "guidance": 1, "network": "bf16 autocast, float32 state",
+        "train_to_test": {str(n): train_distance(n) for n in (500, 200)}})
+
+
+def fashion_table2(folder: Path, data: Path) -> None:
+    """The shape of Table 2 of the DDIM paper: the error of inverting and sampling again, by steps, method and guidance.
+
+    The pictures are the bundle's own held-out examples, so ``data`` is not read."""
+    bundle = zoo.load(folder)
+    target, source, fixed = METHODS
+    plan = [{"S": S, "method": target, "scale": 1.0, "pictures": 100} for S in (10, 20, 50, 100, 200, 500)]
+    plan += [{"S": S, "method": source, "scale": 1.0, "pictures": 100} for S in (10, 20, 50, 100)]
+    plan += [{"S": 50, "method": target, "scale": w, "pictures": 20} for w in (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 7.5)]
+    plan += [{"S": 50, "method": fixed, "scale": w, "pictures": 20} for w in (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 7.5)]
+    plan += [{"S": S, "method": fixed, "scale": 1.0, "pictures": 20} for S in (5, 10, 20)]
+
+    def measure(S: int, method: str, scale: float, pictures: int) -> dict[str, Any]:
+        chosen = balanced(bundle.examples.labels, pictures // 10)
+        x_0, labels = bundle.examples.images[chosen], bundle.examples.labels[chosen]
+        model = cfg(bundle.conditional(labels), bundle.model, scale)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # "converged" below says it
+            trip = round_trip(model, x_0, times(bundle.schedule.T, S, SPACING), bundle.schedule, METHODS[method])
+        found = {"mse": (trip.rms / 2) ** 2, "rms": trip.rms, "psnr": trip.psnr,
+                 "std of x_T": trip.inversion.x_T.std().item(), "evaluations": trip.inversion.evaluations}
+        if method == fixed:
+            found |= {"converged": trip.inversion.converged, "residual": trip.inversion.residual}
+        return found
+
+    fill("fashion-table2", bundle, plan, measure, lambda: {
+        "what": "invert held-out pictures with their own label, sample again: mse per dimension in [0, 1], rms in "
+                "[-1, 1], PSNR in dB over all pictures together", "network": "float32"})
+
+
+def fill(what: str, bundle: zoo.Bundle, plan: list[dict[str, Any]], measure: Callable[..., dict[str, Any]],
+         header: Callable[[], dict[str, Any]]) -> None:
+    """Measure the cells of ``plan`` that the table does not have yet, one by one, each saved when it is done; a table
+    of other weights is begun anew."""
+    path = TABLES / f"{what.replace('-', '_')}.json"
+    table = json.loads(path.read_text()) if path.exists() else {}
+    if table.get("unet_sha256") != bundle.sha256:
+        table = {"command": f"{COMMAND} {what}", "model": bundle.name, "unet_sha256": bundle.sha256,
+                 "spacing": SPACING, "versions": {"torch": torch.__version__, "python": platform.python_version()},
+                 **header(), "cells": []}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = [{key: cell.get(key) for key in plan[0]} for cell in table["cells"]]
+    for cell in plan:
+        if cell in done:
             continue
-        labels = torch.arange(10).repeat(n // 10)
         started = time.monotonic()
-        features, seen = classify(judge, draw(bundle, labels, S, **variants[name]))
-        table["cells"].append({"S": S, "variant": name, "samples": n, "frechet": frechet(features, test_features),
-                               "accuracy": (seen == labels).float().mean().item(),
-                               "seconds": round(time.monotonic() - started, 1)})
-        TABLE1.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n")
-        print(table["cells"][-1])
+        table["cells"].append(cell | measure(**cell) | {"seconds": round(time.monotonic() - started, 1)})
+        path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+        print(table["cells"][-1], flush=True)
 
 
 def emoji(folder: Path, data: Path) -> None:
@@ -219,6 +263,7 @@ def emoji(folder: Path, data: Path) -> None:
 COMMANDS: dict[str, tuple[Callable[[Path, Path], None], Path]] = {  # what it runs, and the data it reads by default
     "fashion": (fashion, DATA),
     "fashion-table1": (fashion_table1, DATA),
+    "fashion-table2": (fashion_table2, DATA),
     "emoji": (emoji, Path("runs/emoji/data.safetensors")),
 }
 
