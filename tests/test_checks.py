@@ -13,13 +13,29 @@ from ddim_tutorial import (
     ddim_sigma,
     ddim_step,
     from_betas,
+    generators,
     invert,
     predict_x0,
+    randn,
     sample,
     slerp,
     times,
     trajectory,
 )
+
+
+def mix(noises, weights):
+    weights = torch.tensor(weights, dtype=noises.dtype)
+    return torch.tensordot(weights, noises, 1) / weights.norm()
+
+
+def per_seed(draw):
+    return lambda seeds, shape: torch.stack([draw(shape, torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def global_seed(seeds, shape):
+    return torch.stack([torch.manual_seed(seed) and torch.randn(shape) for seed in seeds])
+
 
 RIGHT = {
     "translation": lambda betas: from_betas(betas).alpha_bar,
@@ -32,6 +48,8 @@ RIGHT = {
     "slerp": slerp,
     "invert_step": lambda x_s, eps, ab_s, ab_t: ddim_step(x_s, eps, ab_s, ab_t)[0],
     "invert": lambda *given: invert(*given).x_T,
+    "mix": mix,
+    "noise": lambda seeds, shape: randn((len(seeds), *shape), generators(seeds)),
     "slope": lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0],
 }
 
@@ -167,6 +185,17 @@ WRONG = [
     ("invert", lambda m, x, grid, schedule: x, "1000, 500, 0", "the model was not asked"),
     ("invert", lambda *given: invert(*given).x_T + 0 * invert(*given).x_T, "1000, 500, 0", "asked 4 times for 2 steps"),
     ("invert", lambda *given: 1.001 * invert(*given).x_T, "1000, 500, 0", "the last step, from s = 500 up to t = 1000"),
+    ("mix", lambda n, w: torch.tensordot(torch.tensor(w, dtype=n.dtype), n, 1), "weights 1, 1 and 0", "differs"),
+    ("mix", lambda n, w: mix(n, w) * math.sqrt(sum(v * v for v in w)) / sum(w) ** 0.5, "weights 3, 4", "differs"),
+    ("mix", lambda n, w: mix(n, [abs(v) for v in w]), "1, 1 and -1", "differs"),
+    ("noise", lambda seeds, shape: torch.zeros(shape), "two seeds", "3 entries, wanted 4"),
+    ("noise", lambda seeds, shape: torch.randn(len(seeds), *shape), "the same seed", "differs"),
+    ("noise", lambda seeds, shape: per_seed(lambda s, g: torch.randn(s, generator=g))([sum(seeds)] * len(seeds), shape),
+     "as the third of four", "differs"),
+    ("noise", per_seed(lambda s, g: torch.randn(s, generator=g.manual_seed(0))), "other seeds", "the same noise"),
+    ("noise", per_seed(lambda s, g: torch.rand(s, generator=g)), "100 seeds", "the mean of"),
+    ("noise", per_seed(lambda s, g: (torch.rand(s, generator=g) - 0.5) * 12**0.5), "100 seeds", "the kurtosis of"),
+    ("noise", global_seed, "left alone", "use a torch.Generator"),
     ("slope", lambda x, y: np.polyfit(np.log(y), np.log(x), 1)[0], "slope 2", "differs"),
     ("slope", lambda x, y: math.log(y[-1] / y[0]) / math.log(x[-1] / x[0]), "on no line", "differs"),
 ]
