@@ -1,0 +1,148 @@
+"""A pipeline as a latent space: its latents against StableDiffusionPipeline's own, its pictures, its prompts."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ddim_tutorial import latent, sample
+from ddim_tutorial.training.emoji import new_pipeline, train_tokenizer
+
+WORDS = ["a red apple on a table", "a cassette player", "two blue fish", "blurry"]
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory) -> StableDiffusionPipeline:
+    """Stable Diffusion's parts, random and tiny."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(WORDS, tmp_path_factory.mktemp("tokenizer"), size=600)
+    text_encoder = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, projection_dim=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length, bos_token_id=0, eos_token_id=1,
+        pad_token_id=1))
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
+        norm_num_groups=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), cross_attention_dim=16,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=2)
+    with torch.no_grad():  # so that the prompt matters
+        for name, parameter in unet.named_parameters():
+            if "attn2.to_" in name:
+                parameter.mul_(4)
+    vae = AutoencoderKL(latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+                        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+                        scaling_factor=0.3)
+    pipe = new_pipeline(vae.eval(), text_encoder.eval(), tokenizer, unet.eval())
+    return pipe
+
+
+def noise(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("scale", [1.0, 4.0, 7.5])
+@pytest.mark.parametrize(("steps", "negative"), [(10, ""), (50, ""), (10, "blurry")])
+def test_latents_are_the_pipelines_own(pipe, prediction, scale, steps, negative):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=prediction)
+    prompts, z_T = ["a cassette player", "two blue fish"], noise()
+    wanted = pipe(prompts, negative_prompt=[negative] * 2, num_inference_steps=steps, guidance_scale=scale,
+                  latents=z_T, output_type="latent").images
+    space = latent.from_pipeline(pipe, prompts, negative, scale)
+    with torch.no_grad():
+        got = sample(space.model, z_T, space.times(steps), space.schedule)
+    assert (got - wanted).norm() / wanted.norm() <= 2e-5
+    assert space.times(50)[:2] == [982, 962] and space.times(50)[-3:] == [22, 2, 1] and space.shape == (4, 8, 8)
+
+
+def test_the_prompt_the_negative_prompt_and_the_scale_all_matter(pipe):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="epsilon")
+    z_t, t = noise(), torch.tensor([500, 500])
+    choices = [("a cassette player", "", 4.0), ("two blue fish", "", 4.0), ("a cassette player", "blurry", 4.0),
+               ("a cassette player", "", 1.0), ("a cassette player", "", 0.0), (WORDS[1:3], "", 4.0)]
+    with torch.no_grad():
+        eps = [latent.from_pipeline(pipe, *choice).model(z_t, t) for choice in choices]
+    for i, a in enumerate(eps):
+        for b in eps[:i]:
+            assert (a - b).abs().max() > 1e-4
+    torch.testing.assert_close(eps[-1][0], eps[0][0])  # one prompt for each picture: the first is the same
+    torch.testing.assert_close(eps[-1][1], eps[1][1])
+
+
+def test_guidance_is_one_doubled_batch_and_scale_one_a_single_one(pipe):
+    asked = []
+    hook = pipe.unet.register_forward_hook(lambda _, given, out: asked.append(len(given[0])))
+    for scale in (4.0, 1.0):
+        with torch.no_grad():
+            latent.from_pipeline(pipe, "two blue fish", scale=scale).model(noise(), torch.tensor([500, 500]))
+    hook.remove()
+    assert asked == [4, 2]
+
+
+def test_pictures_go_through_the_autoencoder_with_its_scale(pipe):
+    space = latent.from_pipeline(pipe, "two blue fish")
+    x = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        mean = pipe.vae.encode(x).latent_dist.mean
+        torch.testing.assert_close(space.encode(x), 0.3 * mean)
+        torch.testing.assert_close(space.decode(0.3 * mean), pipe.vae.decode(mean).sample)
+    with pytest.raises(TypeError, match=r"x is torch\.uint8"):
+        space.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+
+
+class Small(nn.Module):
+    """A decoder with memory for ``room`` pictures."""
+
+    device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace(scaling_factor=0.5)
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room, self.tried = room, []
+
+    def decode(self, z):
+        self.tried.append(len(z))
+        if len(z) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return SimpleNamespace(sample=z + 1)
+
+
+def test_decoding_halves_its_chunk_until_it_fits():
+    z, vae = torch.arange(11.0).view(11, 1), Small(room=3)
+    torch.testing.assert_close(latent.decode(vae, z, chunk=8), 2 * z + 1)
+    assert vae.tried == [8, 4, 2, 2, 2, 2, 2, 1]
+    with pytest.raises(torch.OutOfMemoryError):
+        latent.decode(Small(room=0), z)
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_what_is_lost_is_said(pipe):
+    long = "two blue fish " * 7 + "a red apple"
+    with pytest.warns(UserWarning, match=r"tokens, the text encoder takes 24; cut: '.*red apple'"):
+        latent.from_pipeline(pipe, ["two blue fish", long])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        latent.from_pipeline(pipe, "two blue fish")
+
+
+def test_wrong_prompts_and_predictions_are_refused(pipe):
+    with pytest.raises(ValueError, match="prompt, negative_prompt: got"):
+        latent.from_pipeline(pipe, [])
+    other = SimpleNamespace(scheduler=DDIMScheduler(prediction_type="sample"))
+    with pytest.raises(ValueError, match="prediction_type: got 'sample'"):
+        latent.from_pipeline(other, "fish")
+
+
+def test_the_state_stays_float32_under_a_bf16_network(pipe):
+    half = new_pipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet)
+    half.unet = UNet2DConditionModel.from_config(pipe.unet.config)
+    half.unet.load_state_dict(pipe.unet.state_dict())
+    half.unet.to(torch.bfloat16).eval()
+    half.text_encoder = CLIPTextModel(pipe.text_encoder.config)
+    half.text_encoder.load_state_dict(pipe.text_encoder.state_dict())
+    half.text_encoder.to(torch.bfloat16).eval()
+    space = latent.from_pipeline(half, "two blue fish")
+    with torch.no_grad():
+        eps = space.model(noise(), torch.tensor([500, 500]))
+    assert eps.dtype == torch.float32 and eps.isfinite().all()
