@@ -37,7 +37,7 @@ def tiny_pair() -> nn.Module:
 
 
 RECIPES = {
-    "diffusion": (tiny_unet, partial(fashion.diffusion_loss, schedule=linear())),
+    "diffusion": (tiny_unet, partial(fashion.diffusion_loss, schedule=linear(), weight=fashion.as_v)),
     "classifier": (partial(Classifier, widths=(8, 8)), fashion.classifier_loss),
     "noisy-classifier": (partial(Classifier, widths=(8, 8), time=True),
                          partial(fashion.noisy_classifier_loss, schedule=linear())),
@@ -107,19 +107,23 @@ def test_the_diffusion_loss_of_a_model_that_knows_the_picture_is_zero():
         ab_t = schedule.alpha_bar[timestep + 1].view(-1, 1, 1, 1)
         return (x_t - ab_t.sqrt() * x_0) / (1 - ab_t).sqrt()
 
-    loss, bands = fashion.diffusion_loss(Network(oracle), (PICTURES[:1], LABELS[:1]), schedule, batch=256)
+    loss, bands = fashion.diffusion_loss(Network(oracle), (PICTURES[:1], LABELS[:1]), schedule, batch=256,
+                                       weight=fashion.as_v)
     assert loss < 1e-7 and all(value < 1e-5 for value in bands.values())
 
 
-def test_the_diffusion_loss_of_a_model_that_knows_nothing_is_the_mean_weight():
+@pytest.mark.parametrize(("weight", "formula"), [
+    (fashion.as_v, lambda ab: min(1 / ab, 500)),
+    (fashion.middle_first, lambda ab: max(min(1, 20 * (1 - ab) / ab), min(0.1 / ab, 50)))])
+def test_the_diffusion_loss_of_a_model_that_knows_nothing_is_the_mean_weight(weight, formula):
     schedule, asked = linear(), []
 
     def ignorant(x_t, timestep, y):
         asked.append(y)
         return torch.zeros_like(x_t)
 
-    loss, bands = fashion.diffusion_loss(Network(ignorant), (PICTURES, LABELS), schedule, batch=4000)
-    weights = [min(1 / alpha_bar, 500) for alpha_bar in schedule.alpha_bar[1:].tolist()]
+    loss, bands = fashion.diffusion_loss(Network(ignorant), (PICTURES, LABELS), schedule, 4000, weight)
+    weights = [formula(alpha_bar) for alpha_bar in schedule.alpha_bar[1:].tolist()]
     assert loss.item() == pytest.approx(sum(weights) / 1000, rel=5e-3)
     assert all(value.item() == pytest.approx(1, abs=0.02) for value in bands.values())
     null = (asked[0] == fashion.NULL).float().mean().item()

@@ -10,6 +10,7 @@ measures them and completes the card.
 import argparse
 import gzip
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ ZOO = Path(__file__).parents[1] / "zoo" / "fashion"
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 NULL = len(NAMES)  # the label that stands for no label
 T = 1000
+FIRST = 7000  # updates of the first phase of the diffusion model
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -88,14 +90,10 @@ def noisy_classifier_loss(model: nn.Module, data: tuple[Tensor, Tensor], schedul
     return F.cross_entropy(logits, y), {"error t<200": wrong[t < 200].mean(), "error t>=200": wrong[t >= 200].mean()}
 
 
-def diffusion_loss(model: nn.Module, data: tuple[Tensor, Tensor], schedule: Schedule,
-                   batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Squared error of eps, weighted by min(1 / alpha_bar_t, 500), and its plain value in five bands of t.
-
-    1 / alpha_bar_t makes it the squared error of v (Salimans & Ho 2022, arXiv:2202.00512): near t = T the error of
-    x0_hat is 157 times that of eps, and eta = 0 never forgets it. One label in ten is the null label (Ho & Salimans
-    2022, arXiv:2207.12598).
-    """
+def diffusion_loss(model: nn.Module, data: tuple[Tensor, Tensor], schedule: Schedule, batch: int,
+                   weight: Callable[[Tensor], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Squared error of eps, weighted by ``weight(alpha_bar_t)``, and its plain value in five bands of t. One label in
+    ten is the null label (Ho & Salimans 2022, arXiv:2207.12598)."""
     index = torch.randint(len(data[0]), (batch,))
     x_0 = from_uint8(data[0][index])
     y = torch.where(torch.rand(batch) < 0.1, NULL, data[1][index])
@@ -104,10 +102,22 @@ def diffusion_loss(model: nn.Module, data: tuple[Tensor, Tensor], schedule: Sche
     ab_t = schedule.at(t, x_0)
     x_t = add_noise(x_0, eps, ab_t).contiguous(memory_format=torch.channels_last)
     errors = (model(x_t, t - 1, y).sample.float() - eps).square().mean((1, 2, 3))
-    weight = ab_t.flatten().reciprocal().clamp(max=500)
     bands = {f"t<={last}": errors[(t > first) & (t <= last)].mean()
              for first, last in ((0, 50), (50, 200), (200, 500), (500, 800), (800, T))}
-    return (weight * errors).mean(), bands
+    return (weight(ab_t.flatten()) * errors).mean(), bands
+
+
+def as_v(ab_t: Tensor) -> Tensor:
+    """The weight that makes the squared error of eps that of v (Salimans & Ho 2022, arXiv:2202.00512), at most 500:
+    near t = T the error of x0_hat is 157 times that of eps, and eta = 0 never forgets it."""
+    return ab_t.reciprocal().clamp(max=500)
+
+
+def middle_first(ab_t: Tensor) -> Tensor:
+    """min(SNR, 20) / SNR (Hang et al. 2023, arXiv:2303.09556): the middle of the way, where a garment takes its form.
+    But at least a tenth of :func:`as_v`, so that what was learned near T stays."""
+    snr = ab_t / (1 - ab_t)
+    return torch.maximum(snr.clamp(max=20) / snr, 0.1 * as_v(ab_t))
 
 
 def spread_times(batch: int) -> Tensor:
@@ -162,17 +172,19 @@ def train_noisy_classifier(data: Path, runs: Path, steps: int) -> None:
 
 
 def train_diffusion(data: Path, runs: Path, steps: int) -> None:
+    """Two phases in one run: a first third or so that learns the ends of the way, and the rest for its middle."""
     from diffusers import DDIMScheduler
 
-    schedule = linear(T)
-    settings = Settings(steps=steps, lr=1.2e-3, warmup=200, decay_from=0.2, ema=0.999)
-    labels = torch.arange(NULL).repeat(3)
+    schedule, labels = linear(T), torch.arange(NULL).repeat(3)
+    pictures = read_data(data)
 
     def look(ema_unet: nn.Module, step: int) -> None:
         write_grid(draw(ema_unet, schedule, labels, steps=50), runs / "diffusion" / f"samples_{step:06d}.png", 10)
 
-    loss = partial(diffusion_loss, data=read_data(data), schedule=schedule, batch=64)
-    unet = fit(build_unet(), loss, runs / "diffusion", settings, on_save=look)
+    for last, weight in ((min(FIRST, steps), as_v), (steps, middle_first)):
+        loss = partial(diffusion_loss, data=pictures, schedule=schedule, batch=64, weight=weight)
+        settings = Settings(steps=last, lr=1.2e-3, warmup=200, decay_from=0.2, ema=0.999)
+        unet = fit(build_unet(), loss, runs / "diffusion", settings, on_save=look)
     unet.half().to(memory_format=torch.contiguous_format).save_pretrained(ZOO / "unet")
     DDIMScheduler(num_train_timesteps=T, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False,
                   prediction_type="epsilon", timestep_spacing="trailing").save_pretrained(ZOO / "scheduler")
@@ -202,7 +214,7 @@ def main() -> None:
 
 
 RECIPES = {"classifier": (train_classifier, 4000), "noisy-classifier": (train_noisy_classifier, 3000),
-           "diffusion": (train_diffusion, 7000)}
+           "diffusion": (train_diffusion, 22000)}
 
 if __name__ == "__main__":
     main()
