@@ -1,18 +1,20 @@
-"""Models with their cards: ``load("fashion")`` reads checked safetensors from disk, never from the network.
+"""Models with their cards: ``load("fashion")`` reads checked safetensors from disk, and from the network only if asked.
 
-A model is a folder of diffusers components (``unet/``, ``scheduler/``), perhaps with ``classifier/``,
+A model is a folder of diffusers components: a pixel model (``unet/``, ``scheduler/``) or a StableDiffusionPipeline
+(with ``model_index.json``, ``vae/``, ``text_encoder/``, ``tokenizer/``). A bundled one has perhaps ``classifier/``,
 ``noisy_classifier/`` and ``examples.safetensors``. Its ``card.json`` says where the weights come from, how good they
 are, and the sha256 of every file. A diffusers folder without a card loads too; then only its content is checked.
 """
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +22,32 @@ from torch import Tensor, nn
 from .classifier import Classifier
 from .gan import Generator
 from .jump import EpsModel
+from .latent import LatentSpace, from_pipeline
 from .pixel import Labels, eps_model
 from .schedule import Schedule, from_scheduler
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
 ZOO = Path(__file__).parent / "zoo"
-VARIABLE = "DDIM_TUTORIAL_MODEL"
+VARIABLE, DOWNLOAD = "DDIM_TUTORIAL_MODEL", "DDIM_TUTORIAL_DOWNLOAD"
 UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE, TEXT_ENCODER = "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
+
+
+class Alias(NamedTuple):
+    """A model on the Hugging Face hub, at one revision for ever, with what its licence asks to be said."""
+
+    hub_id: str
+    revision: str
+    licence: str
+    size: str
+
+
+ALIASES = {"sd-v1-4": Alias(
+    "CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b",
+    "CreativeML OpenRAIL-M, which forbids some uses and asks that they are passed on: "
+    "https://huggingface.co/spaces/CompVis/stable-diffusion-license", "4.3 GB")}
 
 
 class Examples(NamedTuple):
@@ -73,42 +95,86 @@ class Bundle:
         return _module(self.folder / component / "model.safetensors", build, self.device)
 
 
+@dataclass(frozen=True, eq=False)
+class LatentBundle:
+    """A loaded StableDiffusionPipeline with all that belongs to it.
+
+    ``model`` is the network without a prompt; ``shape`` is that of a latent, (C, h, w); ``sha256`` is that of the
+    diffusion weights; ``examples`` is None where the folder has none.
+    """
+
+    name: str
+    folder: Path
+    pipe: "StableDiffusionPipeline" = field(repr=False)
+    schedule: Schedule = field(repr=False)
+    shape: tuple[int, int, int]
+    card: dict[str, Any] = field(repr=False)
+    examples: Examples | None = field(repr=False)
+    device: torch.device
+    dtype: torch.dtype
+    sha256: str
+
+    def space(self, prompt: str | list[str], negative_prompt: str = "", scale: float = 7.5) -> LatentSpace:
+        """The latent space guided towards ``prompt``, see :func:`latent.from_pipeline`."""
+        return from_pipeline(self.pipe, prompt, negative_prompt, scale)
+
+    @cached_property
+    def model(self) -> EpsModel:
+        return self.space("", scale=1.0).model
+
+
 def names() -> list[str]:
     """The bundled models."""
     return sorted(card.parent.name for card in ZOO.glob("*/card.json"))
 
 
 def load(name_or_path: str | Path | None = None, device: str | torch.device | None = None,
-         dtype: torch.dtype | None = None) -> Bundle:
-    """Load a bundled model by name, or a diffusers folder with ``unet/`` (a UNet2DModel) and ``scheduler/``.
+         dtype: torch.dtype | None = None, *, download: bool | None = None) -> Bundle | LatentBundle:
+    """Load a bundled model by name, a diffusers folder, or a Stable Diffusion model of the Hugging Face hub.
+
+    Looked for in this order: the bundled models; a folder; an alias (sd-v1-4) or hub id (owner/name) in the local
+    cache; and only with ``download`` on the hub.
 
     Args:
         name_or_path: None is the environment variable DDIM_TUTORIAL_MODEL, or "fashion" where it is not set.
         device: None is CUDA where there is one, else the CPU.
-        dtype: of the network alone (torch.bfloat16, torch.float16); the state keeps its own. None is float32.
+        dtype: of the networks alone (torch.bfloat16, torch.float16); the state keeps its own. None is float32, and
+            float16 for a latent model on CUDA.
+        download: whether the network may be used. None is the environment variable DDIM_TUTORIAL_DOWNLOAD=1, else no.
 
+    Returns a :class:`Bundle`, or a :class:`LatentBundle` for a StableDiffusionPipeline.
     For a compiled network: ``pixel.eps_model(torch.compile(bundle.unet))``.
 
     Raises ValueError, naming the file, for weights that are missing, truncated, changed since the card was written,
     pickled, not finite, incomplete, or of another shape than the configuration; TypeError for a dtype of integers.
     """
-    folder = _find(name_or_path or os.environ.get(VARIABLE) or "fashion")
+    folder = _find(name_or_path or os.environ.get(VARIABLE) or "fashion",
+                   os.environ.get(DOWNLOAD) == "1" if download is None else download)
     if (folder / "model.safetensors").exists():
         raise ValueError(f"{folder}: a single network, not a diffusion model; zoo.load_generator reads a GAN")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = torch.float32 if dtype is None else dtype
+    latent = (folder / "model_index.json").exists()
+    if dtype is None:
+        dtype = torch.float16 if latent and device.type == "cuda" else torch.float32
     if not dtype.is_floating_point:
         raise TypeError(f"dtype: got {dtype}, wanted torch.float32, torch.bfloat16 or torch.float16")
     card = verify(folder) if (folder / "card.json").exists() else {}
-    unet = _module(folder / UNET, _unet, device, dtype)
-    size = unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
     examples = folder / "examples.safetensors"
-    return Bundle(
-        name=card.get("name", folder.name), folder=folder, unet=unet, model=eps_model(unet), schedule=_schedule(folder),
-        shape=(unet.config.in_channels, height, width), card=card,
-        examples=_examples(examples) if examples.exists() else None,
-        device=device, dtype=dtype, sha256=_sha256(folder / UNET))
+    common: dict[str, Any] = {
+        "name": card.get("name", folder.name), "folder": folder, "card": card, "device": device, "dtype": dtype,
+        "examples": _examples(examples) if examples.exists() else None}
+    if latent:
+        pipe = _pipeline(folder, device, dtype)
+        return LatentBundle(pipe=pipe, schedule=from_scheduler(pipe.scheduler), shape=_shape(pipe.unet.config),
+                            sha256=_sha256(folder / UNET), **common)
+    unet = _module(folder / UNET, _unet, device, dtype)
+    return Bundle(unet=unet, model=eps_model(unet), schedule=_schedule(folder), shape=_shape(unet.config),
+                  sha256=_sha256(folder / UNET), **common)
+
+
+def _shape(config: Any) -> tuple[int, int, int]:
+    size = config.sample_size
+    return (config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 
 def load_generator(name_or_path: str | Path = "fashion_gan", device: str | torch.device | None = None) -> Generator:
@@ -151,14 +217,77 @@ def verify(folder: str | Path) -> dict[str, Any]:
 _AGAIN = "copy the folder again, or reinstall the package"
 
 
-def _find(name_or_path: str | Path) -> Path:
-    if name_or_path in names():
-        return ZOO / name_or_path
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        raise ValueError(f"name_or_path: got {str(name_or_path)!r}, which is neither a bundled model "
-                         f"({', '.join(names()) or 'none is installed'}) nor a folder; nothing is downloaded")
+def _find(name_or_path: str | Path, download: bool = False) -> Path:
+    name = str(name_or_path)
+    if name in names():
+        return ZOO / name
+    if Path(name).is_dir():
+        return Path(name)
+    if name in ALIASES or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return _from_hub(name, download)
+    raise ValueError(f"name_or_path: got {name!r}, which is neither a bundled model "
+                     f"({', '.join(names()) or 'none is installed'}) nor a folder, nor {', '.join(ALIASES)} or another "
+                     "owner/name on the Hugging Face hub")
+
+
+_HUB_FILES = ["model_index.json", "*/config.json", "scheduler/*", "tokenizer/*", UNET, VAE, TEXT_ENCODER]
+
+
+def _from_hub(name: str, download: bool) -> Path:
+    """The folder of a hub model in the local cache, filled from the network if that is allowed."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    alias = ALIASES.get(name, Alias(name, "main", "see its page on the hub", "some gigabytes"))
+    ask = {"repo_id": alias.hub_id, "revision": alias.revision, "allow_patterns": _HUB_FILES}
+    tried = f"not bundled ({', '.join(names())}), not a folder, not in the cache {HF_HUB_CACHE}"
+    try:
+        folder = Path(snapshot_download(**ask, local_files_only=True))
+    except Exception as missing:
+        if not download:
+            raise ValueError(
+                f"{name}: {tried}; the network was not used. To download it once ({alias.size}, to the cache): "
+                f"{DOWNLOAD}=1, or zoo.load({name!r}, download=True). To go on without it: zoo.load('fashion')"
+            ) from missing
+        try:
+            folder = Path(snapshot_download(**ask))
+        except Exception as error:
+            raise ValueError(f"{name}: {tried}, and the download failed ({type(error).__name__}: {error}). To go on "
+                             "without it: zoo.load('fashion')") from error
+    if name not in _NOTICED:
+        _NOTICED.add(name)
+        print(f"{alias.hub_id} is under its own licence: {alias.licence}")
     return folder
+
+
+_NOTICED: set[str] = set()  # licences that were shown
+
+
+def _pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
+    """The pipeline in ``folder``, its weights checked, with a DDIM scheduler of its own scheduler's configuration."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    def part(kind: Any, file: str) -> nn.Module:
+        path = folder / file
+        for _ in _read(path):
+            pass
+        try:
+            module, info = kind.from_pretrained(path.parent, dtype=dtype, local_files_only=True, use_safetensors=True,
+                                                output_loading_info=True)
+        except (OSError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path}: it does not fit its config.json ({error}); {_AGAIN}") from error
+        if lost := sorted(info["missing_keys"]):
+            raise ValueError(f"{path}: it lacks {lost[0]} ({len(lost)} such), going by config.json; {_AGAIN}")
+        return module.to(device).eval().requires_grad_(False)
+
+    pipe = StableDiffusionPipeline(
+        vae=part(AutoencoderKL, VAE), text_encoder=part(CLIPTextModel, TEXT_ENCODER),
+        unet=part(UNet2DConditionModel, UNET), tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        scheduler=DDIMScheduler.from_config(_json(folder / "scheduler" / "scheduler_config.json"), clip_sample=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def _module(path: Path, build: Callable[[dict[str, Any]], nn.Module], device: torch.device,
@@ -195,8 +324,8 @@ def _unet(config: dict[str, Any]) -> nn.Module:
     from diffusers import UNet2DModel
 
     if config.get("_class_name") != "UNet2DModel":
-        raise TypeError(f"it describes {config.get('_class_name')}, wanted a UNet2DModel; text-to-image pipelines do "
-                        "not load here")
+        raise TypeError(f"it describes {config.get('_class_name')}, wanted a UNet2DModel; a text-to-image pipeline "
+                        "needs its model_index.json")
     return UNet2DModel.from_config(config)
 
 
@@ -227,9 +356,13 @@ def _examples(path: Path) -> Examples:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; ValueError for a file that is missing, pickled, cut or not finite."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    return dict(_read(path))
+
+
+def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, one by one; ValueError for a file that is missing, pickled, cut or not
+    finite."""
+    from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         pickled = [p.name for p in path.parent.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
@@ -241,13 +374,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[8:] != b"{"):  # safetensors has its "{" there
         raise ValueError(f"{path}: a pickled file under the name of safetensors, which could run any code: not read")
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            for key in file.keys():
+                value = file.get_tensor(key)
+                if value.is_floating_point() and not value.isfinite().all():
+                    raise ValueError(f"{path}: {key} holds NaN or infinity; {_AGAIN}")
+                yield key, value
     except SafetensorError as error:
         raise ValueError(f"{path}: truncated or damaged, not a whole safetensors file ({error}); {_AGAIN}") from error
-    for key, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{path}: {key} holds NaN or infinity; {_AGAIN}")
-    return tensors
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -266,4 +400,8 @@ def _files(folder: Path) -> list[str]:
 
 
 def _sha256(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()

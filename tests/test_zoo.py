@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from ddim_tutorial import zoo
+from ddim_tutorial import latent, zoo
 from ddim_tutorial.classifier import Classifier
+from parts import tiny_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PIXELS = torch.arange(5 * 64, dtype=torch.int64).remainder(256).to(torch.uint8).view(5, 1, 8, 8)
@@ -216,8 +217,8 @@ def test_other_broken_files_are_refused(folder, path, content, said):
 
 def test_an_unknown_name_says_what_there_is(original, monkeypatch):
     monkeypatch.setattr(zoo, "ZOO", original[0].parent)
-    with pytest.raises(ValueError, match=r"'runwayml/sd'.*\(tiny\).*nothing is downloaded"):
-        zoo.load("runwayml/sd")
+    with pytest.raises(ValueError, match=r"'fashio'.*\(tiny\).*sd-v1-4"):
+        zoo.load("fashio")
 
 
 def test_the_environment_variable_is_the_default(original, monkeypatch):
@@ -227,6 +228,98 @@ def test_the_environment_variable_is_the_default(original, monkeypatch):
     monkeypatch.delenv("DDIM_TUTORIAL_MODEL")
     with pytest.raises(ValueError, match="'fashion'"):
         zoo.load()
+
+
+@pytest.fixture(scope="module")
+def saved_pipeline(tmp_path_factory) -> tuple[Path, StableDiffusionPipeline]:
+    """A folder in Stable Diffusion's format, with a scheduler that SD 1.x has, and the pipeline saved there."""
+    folder = tmp_path_factory.mktemp("pipelines") / "sd"
+    pipe = tiny_pipeline(folder / "tokenizer")
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    return folder, pipe
+
+
+@pytest.fixture
+def pipeline_folder(saved_pipeline, tmp_path) -> Path:
+    return Path(shutil.copytree(saved_pipeline[0], tmp_path / "sd"))
+
+
+def test_a_pipeline_is_the_one_saved_with_a_ddim_scheduler(saved_pipeline):
+    folder, pipe = saved_pipeline
+    bundle = zoo.load(folder, device="cpu")
+    assert isinstance(bundle, zoo.LatentBundle) and bundle.name == "sd" and bundle.shape == (4, 8, 8)
+    z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 3])
+    with torch.no_grad():
+        for scale in (1.0, 4.0):
+            torch.testing.assert_close(bundle.space("two blue fish", scale=scale).model(z_t, t),
+                                       latent.from_pipeline(pipe, "two blue fish", scale=scale).model(z_t, t))
+        torch.testing.assert_close(bundle.model(z_t, t), latent.from_pipeline(pipe, "", scale=1.0).model(z_t, t))
+        torch.testing.assert_close(bundle.space("").decode(z_t), pipe.vae.decode(z_t / 0.3).sample)
+    assert bundle.space("").times(50) == [*range(982, 21, -20), 2, 1]  # SD 1.x's own grid
+    assert not any(p.requires_grad for p in bundle.pipe.unet.parameters())
+    half = zoo.load(folder, "cpu", torch.bfloat16)
+    assert {half.pipe.unet.dtype, half.pipe.vae.dtype, half.pipe.text_encoder.dtype} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("part", [zoo.UNET, zoo.VAE, zoo.TEXT_ENCODER])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "NaN", "missing", "lacks", "pickled", "shape"])
+def test_a_damaged_pipeline_is_refused(pipeline_folder, part, damage):
+    path = pipeline_folder / part
+    first = sorted(load_file(path))[0]
+    if damage == "changed":
+        zoo.write_card(pipeline_folder, {"name": "sd"})
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncated":
+        os.truncate(path, path.stat().st_size - 100)
+    elif damage == "NaN":
+        edit(path, lambda tensors: tensors[first].view(-1)[0].fill_(float("nan")))
+    elif damage == "lacks":
+        edit(path, lambda tensors: tensors.pop(first))
+    elif damage == "shape":
+        edit(path, lambda tensors: tensors.update({first: torch.zeros(3)}))
+    else:
+        if damage == "pickled":
+            torch.save(load_file(path), path.with_suffix(".bin"))
+        path.unlink()
+    said = {"changed": "changed, its sha256", "shape": "does not fit", "pickled": "there is a pickled"}
+    with pytest.raises(ValueError, match=said.get(damage, damage)) as refusal:
+        zoo.load(pipeline_folder)
+    assert part in str(refusal.value)
+
+
+@pytest.fixture
+def cache(saved_pipeline, tmp_path, monkeypatch) -> Path:
+    """An empty local cache of the hub, and no network (sockets are refused while testing)."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(zoo, "_NOTICED", set())
+    monkeypatch.delenv(zoo.DOWNLOAD, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("name", ["sd-v1-4", "somebody/something"])
+def test_a_hub_model_that_is_not_cached_is_refused_with_the_way_out(cache, name, monkeypatch):
+    with pytest.raises(ValueError, match=r"not in the cache .*the network was not used.*download=True.*'fashion'"):
+        zoo.load(name)
+    for choice in ({"download": True}, {}):
+        monkeypatch.setenv(zoo.DOWNLOAD, "1")
+        with pytest.raises(ValueError, match=r"the download failed \(.*'fashion'"):
+            zoo.load(name, **choice)
+
+
+def test_a_cached_model_loads_at_its_pinned_revision_and_shows_its_licence_once(cache, saved_pipeline, capsys):
+    alias = zoo.ALIASES["sd-v1-4"]
+    storage = cache / f"models--{alias.hub_id.replace('/', '--')}"
+    shutil.copytree(saved_pipeline[0], storage / "snapshots" / alias.revision)
+    bundle = zoo.load("sd-v1-4", device="cpu")
+    assert bundle.folder == storage / "snapshots" / alias.revision and bundle.shape == (4, 8, 8)
+    zoo.load("sd-v1-4", device="cpu")
+    assert capsys.readouterr().out.count("CreativeML OpenRAIL-M") == 1
+    shutil.move(storage / "snapshots" / alias.revision, storage / "snapshots" / ("0" * 40))
+    with pytest.raises(ValueError, match="not in the cache"):  # another revision is another model
+        zoo.load("sd-v1-4", device="cpu")
 
 
 @pytest.mark.parametrize("name", zoo.names())
