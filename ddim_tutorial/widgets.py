@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,16 @@ from ipywidgets import HTML, Image, ValueWidget, VBox, interactive
 from .grids import image_grid, jump_grid, to_png
 from .guidance import cfg
 from .inversion import METHODS
+from .latent import decode
+from .noise import generators, randn
 from .sampling import Step, sample, trajectory
 from .schedule import times
-from .zoo import Bundle
+from .zoo import Bundle, LatentBundle
 
 if TYPE_CHECKING:
     import matplotlib.figure
+
+Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
 def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
@@ -61,14 +65,35 @@ def sampling_explorer(bundle: Bundle) -> VBox:
         return list(trajectory(model, x_T, grid, bundle.schedule, eta=eta, generator=generator))
 
     def render(t: int, S: int, eta: float, scale: float, label: int, seed: int) -> "matplotlib.figure.Figure":
-        steps = run(S, eta, scale, label, seed)
-        nearest = min(range(len(steps)), key=lambda i: abs(steps[i].t - t))
-        first = max(0, min(nearest - 2, len(steps) - 5))
-        return jump_grid(steps[first:first + 5])
+        return _around(run(S, eta, scale, label, seed), t)
 
     T = bundle.schedule.T
     return explorer(render, t=(1, T), S=(1, 50), eta=(0.0, 1.0, 0.1), scale=(0.0, 7.5, 0.5),
                     label=[(str(name), i) for i, name in enumerate(labels)], seed=(0, 99))
+
+
+def latent_explorer(bundle: LatentBundle, prompt: str) -> VBox:
+    """z_t, z0_hat (both decoded) and delta of a run on a latent model, around the time t.
+
+    Controls: t, the prompt, the number of steps S, guidance scale and seed; moving t alone samples nothing anew.
+    """
+    @lru_cache(maxsize=8)
+    def run(prompt: str, S: int, scale: float, seed: int) -> list[Step]:
+        space = bundle.space(prompt, scale=scale)
+        z_T = randn((1, *bundle.shape), generators([seed]), device=bundle.device)
+        return list(trajectory(space.model, z_T, space.times(S), space.schedule))
+
+    def render(t: int, prompt: str, S: int, scale: float, seed: int) -> "matplotlib.figure.Figure":
+        return _around(run(prompt, S, scale, seed), t, partial(decode, bundle.pipe.vae))
+
+    return explorer(render, t=(1, bundle.schedule.T), prompt=prompt, S=(1, 50), scale=(0.0, 10.0, 0.5), seed=(0, 99))
+
+
+def _around(steps: list[Step], t: int, decode: Decode | None = None) -> "matplotlib.figure.Figure":
+    """Five neighbouring steps with the one nearest to t in the middle, if there are two on either side of it."""
+    nearest = min(range(len(steps)), key=lambda i: abs(steps[i].t - t))
+    first = max(0, min(nearest - 2, len(steps) - 5))
+    return jump_grid(steps[first:first + 5], decode)
 
 
 def inversion_explorer(bundle: Bundle) -> VBox:
@@ -98,7 +123,7 @@ def inversion_explorer(bundle: Bundle) -> VBox:
                     scale=(0.0, 7.5, 0.5))
 
 
-def jump_explorer(steps: Sequence[Step], decode: Callable[[torch.Tensor], torch.Tensor] | None = None) -> VBox:
+def jump_explorer(steps: Sequence[Step], decode: Decode | None = None) -> VBox:
     """A slider over the steps of a stored run (``list(trajectory(...))``): x_t, x0_hat and delta of the one nearest to
     t, drawn as in :func:`grids.jump_grid`. Nothing is sampled anew."""
     if not steps:

@@ -10,6 +10,7 @@ from ipywidgets import FloatSlider, IntSlider
 from PIL import Image
 
 from ddim_tutorial import grids, trajectory, widgets, zoo
+from parts import tiny_pipeline
 
 
 def by_name(box) -> dict:
@@ -109,6 +110,24 @@ def test_inversion_explorer_follows_every_control(tmp_path):
         if name == "picture":
             assert asked[before:] == [[3]] * 8  # its own label; four steps up and four down
     assert len(asked) - before > 8  # the fixed point asks more often
+
+
+def test_latent_explorer_follows_every_control_and_samples_only_when_it_must(tmp_path):
+    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path, safe_serialization=True)
+    bundle, calls = zoo.load(tmp_path, device="cpu"), []
+    bundle.pipe.unet.register_forward_hook(lambda _, given, out: calls.append(len(given[0])))
+    box = widgets.latent_explorer(bundle, "a red apple on a table")
+    controls, picture = by_name(box), box.children[-1]
+    assert list(controls) == ["t", "prompt", "S", "scale", "seed"]
+    for name, value in (("S", 3), ("scale", 2.0), ("prompt", "two blue fish"), ("seed", 5)):
+        before, picture_before = len(calls), picture.value
+        controls[name].value = value
+        assert len(calls) > before and picture.value != picture_before, name
+    assert calls[before:] == [2] * 3  # three steps, each on a doubled batch
+    controls["S"].value = 8
+    before, picture_before = len(calls), picture.value
+    controls["t"].value = 1
+    assert len(calls) == before and picture.value != picture_before
 
 
 def test_jump_explorer_shows_the_stored_step_nearest_to_t(tmp_path):
