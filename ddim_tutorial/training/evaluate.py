@@ -39,6 +39,7 @@ COMMAND = "python -m ddim_tutorial.training.evaluate"
 SPACING = "trailing"
 WEAKNESSES = [  # seen in samples.png and in the figures under "quality"
     "shirts are confused with T-shirts, pullovers and coats, as the judge confuses real ones, but more often",
+    "some patterned garments come out as speckles without a pattern, and a few trousers without their gap",
 ]
 
 
