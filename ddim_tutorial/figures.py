@@ -69,7 +69,7 @@ FIGURES = {
         draw_jump_grid,
         alt="Eight moments of one DDIM run on the Fashion-MNIST model, from pure noise on the left to an ankle boot on "
         "the right. Top row: the noisy state x_t. Middle row: the clean picture that the model predicts from it in one "
-        "jump, grains at first, the outline of the boot from the third column on, then ever sharper. Bottom row: their "
+        "jump, a grainy boot at first, then a blurred one, then ever sharper. Bottom row: their "
         "difference, strong until past the middle of the run and nearly nothing at its end.",
     ),
 }
