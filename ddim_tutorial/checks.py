@@ -204,48 +204,108 @@ def _uneven(fn: Callable[[int, int], list[int]]) -> str | None:
     return None
 
 
-@_judge
-def check_trajectory(fn: Callable[..., Tensor]) -> Iterator[Claim]:
-    r"""Judge a whole sampler, ``fn(model, x_T, times, schedule) -> x at times[-1]``, deterministic (eta = 0).
-
-    The model is exact for Gaussian data of mean 0.3 and std 0.7, where every state of DDIM has a closed form:
-    :math:`x_s - a_s \mu` is :math:`(s^2 a_t a_s + \sigma_t \sigma_s)/(s^2 a_t^2 + \sigma_t^2)` times
-    :math:`x_t - a_t \mu`, with :math:`a = \sqrt{\bar\alpha}` and :math:`\sigma^2 = 1 - \bar\alpha`. The model writes
-    down what it is asked, so the first wrong step is named.
+class _Gaussian:
+    r"""DDIM on Gaussian data of mean 0.3 and std 0.7, where every state has a closed form: :math:`x_s - a_s \mu` is
+    :math:`(d^2 a_t a_s + \sigma_t \sigma_s)/(d^2 a_t^2 + \sigma_t^2)` times :math:`x_t - a_t \mu`, with :math:`d` the
+    std, :math:`a = \sqrt{\bar\alpha}` and :math:`\sigma^2 = 1 - \bar\alpha`. The exact model writes down what it is
+    asked, so that the first wrong step can be named.
     """
+
     schedule, mean, std = linear(), 0.3, 0.7
-    exact = gaussian(torch.full((1, 2, 2), mean, dtype=torch.float64), std, schedule)
     a, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
     x_T = _draw(2, 1, 2, 2)
 
-    def run(times: list[int]) -> str | None:
-        asked: list[tuple[list[int], Tensor]] = []
+    def __init__(self, times: list[int]):
+        self.times, self.asked = times, []
+        self.exact = gaussian(torch.full((1, 2, 2), self.mean, dtype=torch.float64), self.std, self.schedule)
+        self.states = [self.x_T]
+        for t, s in pairwise(times):
+            gain = (self.std**2 * self.a[t] * self.a[s] + self.sigma[t] * self.sigma[s]) / self._power(t)
+            self.states.append(self.a[s] * self.mean + gain * (self.states[-1] - self.a[t] * self.mean))
 
-        def model(x_t: Tensor, t: Tensor) -> Tensor:
-            asked.append((t.tolist(), x_t.detach().clone()))
-            return exact(x_t, t)
+    def _power(self, t: int) -> Tensor:
+        return self.std**2 * self.a[t]**2 + self.sigma[t]**2
 
-        x = fn(model, x_T.clone(), list(times), schedule)
-        state = x_T
-        for i, (t, s) in enumerate(pairwise(times)):
-            where = f"step {i + 1} of {len(times) - 1}, from t = {t} to s = {s}"
-            if i == len(asked):
-                return f"{where}: the model was not asked"
-            if asked[i][0] != [t] * len(x_T):
-                return f"{where}: the model was asked at {asked[i][0]}, wanted {[t] * len(x_T)}"
-            if problem := _problem(asked[i][1], state):
-                before = "x_T itself" if i == 0 else f"the step before, from t = {times[i - 1]} to s = {t}, is wrong"
-                return f"{where}: x_t {problem}: {before}"
-            gain = (std**2 * a[t] * a[s] + sigma[t] * sigma[s]) / (std**2 * a[t]**2 + sigma[t]**2)
-            state = a[s] * mean + gain * (state - a[t] * mean)
-        if len(asked) > len(times) - 1:
-            return f"the model was asked {len(asked)} times for {len(times) - 1} steps"
-        problem = _problem(x, state)
-        return problem and f"the last step, from t = {times[-2]} to s = {times[-1]}, or what is returned: {problem}"
+    def jump(self, i: int) -> Tensor:
+        """E[x_0 | x_t] at the i-th time."""
+        t = self.times[i]
+        return self.mean + self.std**2 * self.a[t] / self._power(t) * (self.states[i] - self.a[t] * self.mean)
 
+    def noise_in(self, x0_hat: Any, i: int) -> str:
+        """How often the eps of the i-th state is in x0_hat - E[x_0 | x_t], in words."""
+        eps = self.exact(self.states[i], torch.full((len(self.x_T),), self.times[i]))
+        wrong = torch.as_tensor(x0_hat).double()
+        if wrong.shape != eps.shape:
+            return ""
+        share = ((wrong - self.jump(i)) * eps).sum() / eps.square().sum()
+        return f"; it holds {share.item():+.3g} eps too much"
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        self.asked.append((t.tolist(), x_t.detach().clone()))
+        return self.exact(x_t, t)
+
+    def where(self, i: int) -> str:
+        return f"step {i + 1} of {len(self.times) - 1}, from t = {self.times[i]} to s = {self.times[i + 1]}"
+
+    def asked_wrongly(self, i: int) -> str | None:
+        """How the i-th question to the model differs from the one that it should have been."""
+        wanted = [self.times[i]] * len(self.x_T)
+        if i == len(self.asked):
+            return f"{self.where(i)}: the model was not asked"
+        if self.asked[i][0] != wanted:
+            return f"{self.where(i)}: the model was asked at {self.asked[i][0]}, wanted {wanted}"
+        if problem := _problem(self.asked[i][1], self.states[i]):
+            before = f"the step before, from t = {self.times[i - 1]} to s = {self.times[i]}, is wrong"
+            return f"{self.where(i)}: x_t {problem}: {before if i else 'x_T itself'}"
+        return None
+
+    def asked_too_often(self) -> str | None:
+        steps = len(self.times) - 1
+        return f"the model was asked {len(self.asked)} times for {steps} steps" if len(self.asked) > steps else None
+
+
+def _runs(of_run: Callable[[_Gaussian], str | None], claim: str) -> Iterator[Claim]:
+    """The claim for four grids: short, regular, leading, and Stable Diffusion's end at 1."""
     for times in ([1000, 500, 0], list(range(1000, -1, -20)), [901, 601, 301, 1, 0], [982, 500, 23, 1]):
         shown = ", ".join(map(str, times if len(times) < 6 else [*times[:2], "...", times[-1]]))
-        yield f"Gaussian data, times {shown}: every state as in closed form", lambda times=times: run(times), _verdict
+        yield f"Gaussian data, times {shown}: {claim}", lambda times=times: of_run(_Gaussian(times)), _verdict
+
+
+@_judge
+def check_trajectory(fn: Callable[..., Tensor]) -> Iterator[Claim]:
+    """Judge a whole sampler, ``fn(model, x_T, times, schedule) -> x at times[-1]``, deterministic (eta = 0)."""
+    def of_run(model: _Gaussian) -> str | None:
+        x = fn(model, model.x_T.clone(), list(model.times), model.schedule)
+        for i in range(len(model.times) - 1):
+            if problem := model.asked_wrongly(i):
+                return problem
+        t, s = model.times[-2:]
+        end = _problem(x, model.states[-1])
+        return model.asked_too_often() or (
+            end and f"the last step, from t = {t} to s = {s}, or what is returned: {end}")
+
+    yield from _runs(of_run, "every state as in closed form")
+
+
+@_judge
+def check_jumps(fn: Callable[..., list[Tensor]]) -> Iterator[Claim]:
+    """Judge ``fn(model, x_T, times, schedule) -> [x0_hat of every step]``, the jumps of a deterministic run.
+
+    The run may keep its state in any scale (x_t, or x_t / sqrt(alpha_bar_t) as K-LMS does), but the model has to be
+    shown x_t. What is wrong with a jump is told in units of eps, too: noise that was left in, or taken out twice.
+    """
+    def of_run(model: _Gaussian) -> str | None:
+        jumps = list(fn(model, model.x_T.clone(), list(model.times), model.schedule))
+        for i in range(len(model.times) - 1):
+            if problem := model.asked_wrongly(i):
+                return problem
+            if i == len(jumps):
+                return f"{model.where(i)}: no x0_hat, the list ends before"
+            if problem := _problem(jumps[i], model.jump(i)):
+                return f"{model.where(i)}: x0_hat {problem}{model.noise_in(jumps[i], i)}"
+        return model.asked_too_often()
+
+    yield from _runs(of_run, "every jump is E[x_0 | x_t]")
 
 
 @_judge

@@ -50,6 +50,7 @@ RIGHT = {
     "invert": lambda *given: invert(*given).x_T,
     "mix": mix,
     "noise": lambda seeds, shape: randn((len(seeds), *shape), generators(seeds)),
+    "jumps": lambda *given: [step.x0_hat for step in trajectory(*given)],
     "slope": lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0],
 }
 
@@ -134,6 +135,27 @@ def sampler(change):
     return fn
 
 
+def jumps(change=""):
+    """The jumps of a run in sigma space, with one thing broken."""
+    def fn(model, x_T, grid, schedule):
+        bar, found = schedule.alpha_bar, []
+        rho = ((1 - bar) / bar).sqrt()
+        y = x_T / bar[grid[0]].sqrt()
+        for i, (t, s) in enumerate(pairwise(grid)):
+            x_t = y if change == "unscaled" else y * bar[t].sqrt()
+            eps = model(x_t, torch.full((len(y),), t))
+            ab = bar[len(grid) - 1 - i if change == "counter" else t]
+            state = y if change == "state" else x_t
+            found.append((state - (1 - ab).sqrt() * eps) / ab.sqrt())
+            y = y + (rho[s] - rho[t]) * (0.9 if change == "step" else 1) * eps
+        return found[:-1] if change == "short" else found
+    return fn
+
+
+def test_jumps_of_a_run_in_sigma_space_pass(capsys):
+    assert judge("jumps", jumps(), capsys).startswith("jumps: right")
+
+
 FIRST = "step 1 of 2, from t = 1000 to s = 500"
 WRONG = [
     ("translation", lambda betas: torch.cumprod(1 - betas, 0), "constant beta", r"shape (5,), wanted (6,)"),
@@ -196,6 +218,13 @@ WRONG = [
     ("noise", per_seed(lambda s, g: torch.rand(s, generator=g)), "100 seeds", "the mean of"),
     ("noise", per_seed(lambda s, g: (torch.rand(s, generator=g) - 0.5) * 12**0.5), "100 seeds", "the kurtosis of"),
     ("noise", global_seed, "left alone", "use a torch.Generator"),
+    ("jumps", jumps("unscaled"), "1000, 500, 0", f"{FIRST}: x_t differs by up to"),
+    ("jumps", jumps("counter"), "1000, 500, 0", f"{FIRST}: x0_hat differs"),
+    ("jumps", jumps("state"), "1000, 500, 0", "it holds +2.46e+04 eps too much"),
+    ("jumps", jumps("step"), "1000, 500, 0", "the step before, from t = 1000 to s = 500, is wrong"),
+    ("jumps", jumps("short"), "1000, 500, 0", "from t = 500 to s = 0: no x0_hat, the list ends before"),
+    ("jumps", lambda *given: (jumps()(*given), jumps()(*given))[1], "1000, 500, 0", "asked 4 times for 2 steps"),
+    ("jumps", lambda *given: [x[0] for x in jumps()(*given)], "1000, 500, 0", "got shape (1, 2, 2), wanted"),
     ("slope", lambda x, y: np.polyfit(np.log(y), np.log(x), 1)[0], "slope 2", "differs"),
     ("slope", lambda x, y: math.log(y[-1] / y[0]) / math.log(x[-1] / x[0]), "on no line", "differs"),
 ]
