@@ -1,6 +1,7 @@
 """The recipes: a killed run, the learning rate, the losses against models that know the answer, the data reader."""
 
 import gzip
+import json
 import math
 import struct
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.gan import Generator
 from ddim_tutorial.schedule import linear
@@ -212,3 +214,35 @@ def test_a_classifier_takes_the_time_it_was_built_for():
     every = torch.stack([noisy.log_prob(torch.full((2,), c))(x, t) for c in range(10)], 1)
     torch.testing.assert_close(every.exp().sum(1), torch.ones(2))
     torch.testing.assert_close(noisy.log_prob(labels)(x, t), every[[0, 1], labels])
+
+
+def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "TABLES", tmp_path)
+    measured = []
+
+    def measure(S, method):
+        measured.append((S, method))
+        if S == 20 and len(measured) == 2:
+            raise KeyboardInterrupt
+        return {"rms": S / 100}
+
+    plan = [{"S": 10, "method": "naive"}, {"S": 20, "method": "naive"}]
+    bundle = replace(zoo.load("fashion"), sha256="a")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.fill("tiny-table", bundle, plan, measure, lambda: {"what": "test"})
+    evaluate.fill("tiny-table", bundle, plan, measure, lambda: {"what": "never asked"})
+    table = json.loads((tmp_path / "tiny_table.json").read_text())
+    assert measured == [(10, "naive"), (20, "naive"), (20, "naive")]
+    assert table["what"] == "test" and table["unet_sha256"] == "a" and table["command"].endswith("evaluate tiny-table")
+    assert [(cell["S"], cell["rms"]) for cell in table["cells"]] == [(10, 0.1), (20, 0.2)]
+
+    evaluate.fill("tiny-table", replace(bundle, sha256="b"), plan[:1], measure, lambda: {"what": "new"})
+    table = json.loads((tmp_path / "tiny_table.json").read_text())
+    assert table["unet_sha256"] == "b" and table["what"] == "new" and len(table["cells"]) == 1
+
+
+@pytest.mark.parametrize("path", sorted(evaluate.TABLES.glob("*.json")), ids=lambda path: path.stem)
+def test_a_stored_table_belongs_to_the_bundled_weights(path):
+    table = json.loads(path.read_text())
+    assert table["unet_sha256"] == zoo.load(table["model"]).sha256
+    assert table["command"] == f"python -m ddim_tutorial.training.evaluate {path.stem.replace('_', '-')}"

@@ -15,7 +15,8 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,28 +210,41 @@ def fashion_table2(folder: Path, data: Path) -> None:
     The pictures are the bundle's own held-out examples, so ``data`` is not read."""
     bundle = zoo.load(folder)
     target, source, fixed = METHODS
-    plan = [{"S": S, "method": target, "scale": 1.0, "pictures": 100} for S in (10, 20, 50, 100, 200, 500)]
-    plan += [{"S": S, "method": source, "scale": 1.0, "pictures": 100} for S in (10, 20, 50, 100)]
-    plan += [{"S": 50, "method": target, "scale": w, "pictures": 20} for w in (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 7.5)]
-    plan += [{"S": 50, "method": fixed, "scale": w, "pictures": 20} for w in (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 7.5)]
-    plan += [{"S": S, "method": fixed, "scale": 1.0, "pictures": 20} for S in (5, 10, 20)]
+    T, scales = bundle.schedule.T, (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 7.5)
+    grids = {"trailing": partial(times, T), "quadratic": partial(times, T, spacing="quadratic"),
+             "quadratic, ends at 1": lambda S: times(T, S + 1, "quadratic")[:-1]}
+    trailing, quadratic, ends_at_1 = grids
 
-    def measure(S: int, method: str, scale: float, pictures: int) -> dict[str, Any]:
+    def cells(grid: str, method: str, steps: Sequence[int], scales: Sequence[float], pictures: int) -> list[dict]:
+        return [{"grid": grid, "S": S, "method": method, "scale": w, "pictures": pictures}
+                for S in steps for w in scales]
+
+    plan = [*cells(trailing, target, (10, 20, 50, 100, 200, 500), [1.0], 100),
+            *cells(trailing, source, (10, 20, 50, 100), [1.0], 100),
+            *cells(quadratic, target, (10, 20, 50, 100, 200, 500), [1.0], 100),
+            *cells(ends_at_1, target, [50], scales, 20), *cells(ends_at_1, fixed, [50], scales, 20),
+            *cells(ends_at_1, fixed, (5, 10, 20), [1.0], 20),
+            *cells(quadratic, fixed, [50], [1.0], 20), *cells(trailing, fixed, [50], [1.0], 20)]
+
+    def measure(grid: str, S: int, method: str, scale: float, pictures: int) -> dict[str, Any]:
         chosen = balanced(bundle.examples.labels, pictures // 10)
         x_0, labels = bundle.examples.images[chosen], bundle.examples.labels[chosen]
         model = cfg(bundle.conditional(labels), bundle.model, scale)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # "converged" below says it
-            trip = round_trip(model, x_0, times(bundle.schedule.T, S, SPACING), bundle.schedule, METHODS[method])
+            trip = round_trip(model, x_0, grids[grid](S), bundle.schedule, METHODS[method])
         found = {"mse": (trip.rms / 2) ** 2, "rms": trip.rms, "psnr": trip.psnr,
+                 "relative": trip.rms / x_0.square().mean().sqrt().item(),
                  "std of x_T": trip.inversion.x_T.std().item(), "evaluations": trip.inversion.evaluations}
         if method == fixed:
             found |= {"converged": trip.inversion.converged, "residual": trip.inversion.residual}
         return found
 
     fill("fashion-table2", bundle, plan, measure, lambda: {
+        "spacing": "the cell's grid; the DDIM paper used quadratic for CIFAR10",
         "what": "invert held-out pictures with their own label, sample again: mse per dimension in [0, 1], rms in "
-                "[-1, 1], PSNR in dB over all pictures together", "network": "float32"})
+                "[-1, 1], rms relative to that of the pictures, PSNR in dB over all pictures together",
+        "network": "float32"})
 
 
 def fill(what: str, bundle: zoo.Bundle, plan: list[dict[str, Any]], measure: Callable[..., dict[str, Any]],
