@@ -309,6 +309,27 @@ def check_jumps(fn: Callable[..., list[Tensor]]) -> Iterator[Claim]:
 
 
 @_judge
+def check_guided_jump(fn: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]) -> Iterator[Claim]:
+    """Judge ``fn(z_t, eps_u, eps_c, ab_t, scale) -> z0_hat``: classifier-free guidance (Ho & Salimans 2022,
+    arXiv:2207.12598, Eq. 6), then the jump (DDIM Eq. 9)."""
+    z_0, eps, apart = (_draw(2, 4, 4, 4, seed=seed) for seed in range(3))
+    ab_t, z_t, eps_u = torch.tensor(0.36, dtype=torch.float64), 0.6 * z_0 + 0.8 * eps, eps + apart
+    yield "scale 1: eps_c, the true noise, gives z_0", lambda: fn(z_t, eps_u, eps, ab_t, 1.0), z_0
+    yield "scale 0: eps_u alone, off by -0.8/0.6 of its error", lambda: fn(z_t, eps_u, eps, ab_t, 0.0), (
+        z_0 - 0.8 / 0.6 * apart)
+    yield ("scale 4 goes on beyond eps_c by three times the way from eps_u", lambda: fn(z_t, eps_u, eps, ab_t, 4.0),
+           z_0 + 3 * 0.8 / 0.6 * apart)
+    from diffusers import DDIMScheduler
+
+    peer, w = DDIMScheduler(1000, clip_sample=False, beta_schedule="scaled_linear"), 6.5
+    peer.set_timesteps(50)
+    for t in (21, 501, 981):
+        yield (f"diffusers' pred_original_sample at t = {t} for (1 + w) eps_c - w eps_u, w = scale - 1 = 6.5",
+               lambda t=t: fn(z_t, eps_u, eps, peer.alphas_cumprod.double()[t - 1], 1 + w),
+               peer.step((1 + w) * eps - w * eps_u, t - 1, z_t).pred_original_sample)
+
+
+@_judge
 def check_invert_step(fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Iterator[Claim]:
     """Judge ``fn(x_s, eps, ab_s, ab_t) -> x_t``: the DDIM step from s up to t with a given eps (DDIM Eq. 13)."""
     x_0, eps = _draw(2, 1, 4, 4), _draw(2, 1, 4, 4, seed=1)

@@ -129,18 +129,21 @@ def names() -> list[str]:
 
 
 def load(name_or_path: str | Path | None = None, device: str | torch.device | None = None,
-         dtype: torch.dtype | None = None, *, download: bool | None = None) -> Bundle | LatentBundle:
+         dtype: torch.dtype | None = None, *, download: bool | None = None,
+         default: str = "fashion") -> Bundle | LatentBundle:
     """Load a bundled model by name, a diffusers folder, or a Stable Diffusion model of the Hugging Face hub.
 
     Looked for in this order: the bundled models; a folder; an alias (sd-v1-4) or hub id (owner/name) in the local
     cache; and only with ``download`` on the hub.
 
     Args:
-        name_or_path: None is the environment variable DDIM_TUTORIAL_MODEL, or "fashion" where it is not set.
+        name_or_path: None is the environment variable DDIM_TUTORIAL_MODEL, or ``default`` where it is not set.
         device: None is CUDA where there is one, else the CPU.
         dtype: of the networks alone (torch.bfloat16, torch.float16); the state keeps its own. None is float32, and
             float16 for a latent model on CUDA.
         download: whether the network may be used. None is the environment variable DDIM_TUTORIAL_DOWNLOAD=1, else no.
+        default: a bundled model. Where the variable names a model of the other kind (pixel or latent), ``default`` is
+            loaded and a line says so: one setting serves notebooks on both kinds.
 
     Returns a :class:`Bundle`, or a :class:`LatentBundle` for a StableDiffusionPipeline.
     For a compiled network: ``pixel.eps_model(torch.compile(bundle.unet))``.
@@ -148,12 +151,12 @@ def load(name_or_path: str | Path | None = None, device: str | torch.device | No
     Raises ValueError, naming the file, for weights that are missing, truncated, changed since the card was written,
     pickled, not finite, incomplete, or of another shape than the configuration; TypeError for a dtype of integers.
     """
-    folder = _find(name_or_path or os.environ.get(VARIABLE) or "fashion",
-                   os.environ.get(DOWNLOAD) == "1" if download is None else download)
+    download = os.environ.get(DOWNLOAD) == "1" if download is None else download
+    folder = _find(name_or_path, download) if name_or_path else _setting(default, download)
     if (folder / "model.safetensors").exists():
         raise ValueError(f"{folder}: a single network, not a diffusion model; zoo.load_generator reads a GAN")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    latent = (folder / "model_index.json").exists()
+    latent = _is_latent(folder)
     if dtype is None:
         dtype = torch.float16 if latent and device.type == "cuda" else torch.float32
     if not dtype.is_floating_point:
@@ -170,6 +173,20 @@ def load(name_or_path: str | Path | None = None, device: str | torch.device | No
     unet = _module(folder / UNET, _unet, device, dtype)
     return Bundle(unet=unet, model=eps_model(unet), schedule=_schedule(folder), shape=_shape(unet.config),
                   sha256=_sha256(folder / UNET), **common)
+
+
+def _is_latent(folder: Path) -> bool:
+    return (folder / "model_index.json").exists()
+
+
+def _setting(default: str, download: bool) -> Path:
+    """The folder of the model that the environment asks for, or of ``default`` if that is one of the other kind."""
+    asked = os.environ.get(VARIABLE)
+    folder = _find(asked or default, download)
+    if default in names() and _is_latent(folder) != _is_latent(ZOO / default):
+        print(f"{VARIABLE}={asked} is a {'latent' if _is_latent(folder) else 'pixel'} model; loaded here: {default}")
+        return ZOO / default
+    return folder
 
 
 def _shape(config: Any) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from ddim_tutorial import (
     ddim_step,
     from_betas,
     generators,
+    guidance,
     invert,
     predict_x0,
     randn,
@@ -51,6 +52,8 @@ RIGHT = {
     "mix": mix,
     "noise": lambda seeds, shape: randn((len(seeds), *shape), generators(seeds)),
     "jumps": lambda *given: [step.x0_hat for step in trajectory(*given)],
+    "guided_jump": lambda z_t, eps_u, eps_c, ab_t, scale: predict_x0(z_t, guidance.cfg(
+        lambda x, t: eps_c, lambda x, t: eps_u, scale)(z_t, None), ab_t),
     "slope": lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0],
 }
 
@@ -225,6 +228,10 @@ WRONG = [
     ("jumps", jumps("short"), "1000, 500, 0", "from t = 500 to s = 0: no x0_hat, the list ends before"),
     ("jumps", lambda *given: (jumps()(*given), jumps()(*given))[1], "1000, 500, 0", "asked 4 times for 2 steps"),
     ("jumps", lambda *given: [x[0] for x in jumps()(*given)], "1000, 500, 0", "got shape (1, 2, 2), wanted"),
+    ("guided_jump", lambda z, u, c, ab, w: predict_x0(z, c + w * (c - u), ab), "scale 1", "differs"),
+    ("guided_jump", lambda z, u, c, ab, w: predict_x0(z, c if w == 1 else u, ab), "scale 4", "differs"),
+    ("guided_jump", lambda z, u, c, ab, w: predict_x0(z, c, ab), "scale 0", "differs"),
+    ("guided_jump", lambda z, u, c, ab, w: predict_x0(z, u + w * (c - u), ab).clamp(-1, 1), "scale 1", "differs"),
     ("slope", lambda x, y: np.polyfit(np.log(y), np.log(x), 1)[0], "slope 2", "differs"),
     ("slope", lambda x, y: math.log(y[-1] / y[0]) / math.log(x[-1] / x[0]), "on no line", "differs"),
 ]

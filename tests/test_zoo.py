@@ -240,6 +240,23 @@ def saved_pipeline(tmp_path_factory) -> tuple[Path, StableDiffusionPipeline]:
     return folder, pipe
 
 
+def test_the_setting_is_for_notebooks_on_models_of_its_own_kind(saved_pipeline, original, tmp_path, monkeypatch, capsys):
+    latent_folder, pixel_folder = saved_pipeline[0], original[0]
+    for name, folder in (("fashion", pixel_folder), ("emoji", latent_folder)):
+        (tmp_path / name).symlink_to(folder)
+    monkeypatch.setattr(zoo, "ZOO", tmp_path)
+    monkeypatch.setattr(zoo, "names", lambda: ["fashion", "emoji"])
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", str(latent_folder))
+    assert zoo.load(default="emoji", device="cpu").folder == latent_folder
+    assert capsys.readouterr().out == ""
+    assert zoo.load(device="cpu").folder == tmp_path / "fashion"
+    assert "is a latent model; loaded here: fashion" in capsys.readouterr().out
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", str(pixel_folder))
+    assert zoo.load(default="emoji", device="cpu").folder == tmp_path / "emoji"
+    assert "is a pixel model; loaded here: emoji" in capsys.readouterr().out
+    assert zoo.load(device="cpu").folder == pixel_folder
+
+
 @pytest.fixture
 def pipeline_folder(saved_pipeline, tmp_path) -> Path:
     return Path(shutil.copytree(saved_pipeline[0], tmp_path / "sd"))
