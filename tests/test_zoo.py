@@ -240,7 +240,7 @@ def saved_pipeline(tmp_path_factory) -> tuple[Path, StableDiffusionPipeline]:
     return folder, pipe
 
 
-def test_the_setting_is_for_notebooks_on_models_of_its_own_kind(saved_pipeline, original, tmp_path, monkeypatch, capsys):
+def test_the_setting_is_for_models_of_its_own_kind(saved_pipeline, original, tmp_path, monkeypatch, capsys):
     latent_folder, pixel_folder = saved_pipeline[0], original[0]
     for name, folder in (("fashion", pixel_folder), ("emoji", latent_folder)):
         (tmp_path / name).symlink_to(folder)

@@ -508,10 +508,12 @@ def corpus(data: Emoji, vae, tokenizer) -> Corpus:
     return Corpus(mean, std, tokens, counts, tokenise(tokenizer, [""])[0])
 
 
-def diffusion_loss(net: nn.Module, corpus: Corpus, batch: int, *, dropout: float = 0.1,
-                   gamma: float = 5.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """Noise prediction with the min-SNR weight (Hang et al. 2023, arXiv:2303.09556: min(SNR, gamma) / SNR). Times are
-    stratified over the batch, which lowers the variance of the gradient."""
+def diffusion_loss(net: nn.Module, corpus: Corpus, batch: int, *, dropout: float = 0.1, gamma: float = 5.0,
+                   floor: float = 0.3) -> tuple[Tensor, dict[str, Tensor]]:
+    """Noise prediction with the min-SNR weight (Hang et al. 2023, arXiv:2303.09556: min(SNR, gamma) / SNR) and a floor:
+    (min(SNR, gamma) + floor) / SNR. In terms of x0_hat the weight is min(SNR, gamma) + floor: without the floor what
+    the caption alone should decide, near T, would count for nothing. Times are stratified over the batch, which
+    lowers the variance of the gradient."""
     rows = torch.randint(len(corpus.mean), (batch,))
     mean = corpus.mean[rows]
     x_0 = mean + corpus.std[rows] * torch.randn_like(mean)
@@ -528,7 +530,7 @@ def diffusion_loss(net: nn.Module, corpus: Corpus, batch: int, *, dropout: float
     snr = (ab_t / (1 - ab_t)).flatten()
     quarter = (t - 1) * 4 // SCHEDULE.T
     figures = {f"t to {SCHEDULE.T * (k + 1) // 4}": error[quarter == k].mean() for k in range(4)}
-    return (error * snr.clamp(max=gamma) / snr).mean(), figures
+    return (error * (snr.clamp(max=gamma) + floor) / snr).mean(), figures
 
 
 @torch.no_grad()
