@@ -381,7 +381,8 @@ def check_invert(fn: Callable[..., Tensor], eps_time: str = "target") -> Iterato
             if asked[i][0] != [q] * len(x_0):
                 return f"{where}: the model was asked at {asked[i][0]}, wanted {[q] * len(x_0)}"
             if problem := _problem(asked[i][1], state):
-                return f"{where}: the state {problem}: it should be " + ("the last step's result" if i else "x_0")
+                wanted = "the result of the step before" if i else "x_0"
+                return f"{where}: the state {problem}: it should be {wanted}"
             gain = a[t] / a[s] + (sigma[t] - sigma[s] * a[t] / a[s]) * sigma[q] / (std**2 * a[q]**2 + sigma[q]**2)
             state = gain * state
         if len(asked) > len(times) - 1:
