@@ -100,9 +100,9 @@ SYMBOLS = (
 # Every pair is the same number under the substitution alpha_t (DDPM) = alpha_t / alpha_{t-1} (DDIM) and
 # bar alpha_t (DDPM) = alpha_t (DDIM); the last two rows at eta = 1. The tests prove it from these very strings.
 DDPM_DDIM = (
-    Row("signal kept by one step", r"\alpha_t", r"\frac{\alpha_t}{\alpha_{t-1}}", RATIO, "DDPM sec. 2; DDIM sec. 2"),
+    Row("signal kept by one step", r"\alpha_t", r"\frac{\alpha_t}{\alpha_{t-1}}", RATIO, "DDPM sec. 2; DDIM Eq. 60"),
     Row("noise added by one step", r"\beta_t", r"1 - \frac{\alpha_t}{\alpha_{t-1}}", f"1 - {RATIO}",
-        "DDPM sec. 2; DDIM sec. 2"),
+        "DDPM sec. 2; DDIM Eq. 61"),
     Row("signal kept since t = 0", r"\bar\alpha_t", r"\alpha_t", "alpha_bar_t", "DDPM Eq. 4; DDIM Eq. 4"),
     Row("mean of q(x_t | x_s), s = t - 1", r"\sqrt{\alpha_t} x_{t-1}", r"\sqrt{\frac{\alpha_t}{\alpha_{t-1}}} x_{t-1}",
         f"sqrt({RATIO}) * x_s", "DDPM Eq. 2; DDIM Eq. 3"),

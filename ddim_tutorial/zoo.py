@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -121,6 +122,16 @@ class LatentBundle:
     @cached_property
     def model(self) -> EpsModel:
         return self.space("", scale=1.0).model
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """A prompt for each of ``examples``; none where the folder has no examples."""
+        from safetensors import safe_open
+
+        if self.examples is None:
+            return []
+        with safe_open(self.folder / "examples.safetensors", "pt") as file:
+            return json.loads((file.metadata() or {})["captions"])
 
 
 def names() -> list[str]:
@@ -282,6 +293,26 @@ _NOTICED: set[str] = set()  # licences that were shown
 
 def _pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
     """The pipeline in ``folder``, its weights checked, with a DDIM scheduler of its own scheduler's configuration."""
+    with _quiet():
+        return _assemble(folder, device, dtype)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bar, and its remarks on an image processor that is not used here."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def _assemble(folder: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 

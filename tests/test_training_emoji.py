@@ -331,6 +331,7 @@ def test_export_has_averaged_weights_examples_and_card(exported):
     examples = load_file(out / "examples.safetensors")
     torch.testing.assert_close(examples["images"], data.images[data.split > 0])
     torch.testing.assert_close(examples["labels"], data.objects[data.split > 0])
+    assert zoo.load(out, device="cpu").captions == data.captions((data.split > 0).nonzero()[:, 0].tolist())
 
 
 def test_a_fresh_run_starts_from_exported_weights(exported, tmp_path):
