@@ -1,15 +1,17 @@
 """A pipeline as a latent space: its latents against StableDiffusionPipeline's own, its pictures, its prompts."""
 
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
-from ddim_tutorial import latent, sample
+from ddim_tutorial import latent, runner, sample
 from ddim_tutorial.training.emoji import new_pipeline
 from parts import WORDS, tiny_pipeline
 
@@ -126,3 +128,16 @@ def test_the_state_stays_float32_under_a_bf16_network(pipe):
     with torch.no_grad():
         eps = space.model(noise(), torch.tensor([500, 500]))
     assert eps.dtype == torch.float32 and eps.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["05_latent_jump", "06_original_demo_replayed"])
+def test_the_notebooks_on_latent_models_run_unchanged_on_another_one(name, tmp_path, monkeypatch):
+    """A random pipeline in Stable Diffusion's format stands in for a model of the hub."""
+    folder, stored = tmp_path / "sd", Path(__file__).parents[1] / "notebooks" / f"{name}.ipynb"
+    tiny_pipeline(folder / "tokenizer").save_pretrained(folder, safe_serialization=True)
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", str(folder))
+    measured = runner.run(stored, tmp_path / "executed.ipynb")
+    assert "error" not in measured
+    seen, wanted = (nbformat.read(path, as_version=4).cells for path in (tmp_path / "executed.ipynb", stored))
+    changed = [a.outputs != b.outputs for a, b in zip(seen, wanted, strict=True) if a.cell_type == "code"]
+    assert sum(changed) > 5  # it was that model
