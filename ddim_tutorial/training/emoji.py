@@ -703,7 +703,7 @@ def export(run: Path = RUN, folder: Path = ZOO) -> None:
                        "for, and few objects that a person would name.",
                        "It knows the names of its training pictures, in three styles, and little else: a prompt of "
                        "other words gives an object it has seen or a blend.",
-                       "It remembers: most samples lie near one training picture (see the distances under quality).",
+                       "How much it remembers: see the distances to training pictures under quality.",
                        "One object on white; no scenes, no counting, no text, no people."]})
     print(f"{folder}: {sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 
