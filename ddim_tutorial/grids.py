@@ -60,7 +60,8 @@ def jump_grid(steps: Sequence[Step], decode: Callable[[Tensor], Tensor] | None =
 
     x_t and x0_hat share the range [-1, 1], clipped for display only (x_t has variance about 1); all deltas
     share one symmetric scale, printed in the caption. Under each delta stands its rms over pixels and channels,
-    unclipped. A colour delta is shown as its mean over channels.
+    unclipped. A colour delta is shown as its mean over channels. With ``decode`` the rows are D(z_t) | D(z0_hat) |
+    their difference.
     """
     if not steps or columns < 1:
         raise ValueError(f"steps, columns: got {len(steps)} steps and columns={columns}, wanted at least 1 of each")
@@ -80,10 +81,12 @@ def jump_grid(steps: Sequence[Step], decode: Callable[[Tensor], Tensor] | None =
         _panel(axes[1, j], to_uint8(x0_hat)[j])
         _panel(axes[2, j], delta[j, 0].float().cpu().numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
         axes[2, j].set_xlabel(f"rms {rms[j]:.3f}", fontsize=8)
-    for row, name in enumerate(("$x_t$", r"$\hat x_0$", r"$\hat x_0 - x_t$")):
+    names = (("$x_t$", r"$\hat x_0$", r"$\hat x_0 - x_t$") if decode is None else
+             ("$D(z_t)$", r"$D(\hat z_0)$", "difference"))
+    for row, name in enumerate(names):
         axes[row, 0].set_ylabel(name, fontsize=10)
     mean = ", mean over channels" if x_t.shape[1] > 1 else ""
-    _caption(figure, f"$x_t$ and $\\hat{{x}}_0$ clipped to [-1, 1] for display; "
+    _caption(figure, f"{names[0]} and {names[1]} clipped to [-1, 1] for display; "
                      f"delta on ±{scale:.3g}{mean}: orange below 0, purple above")
     return figure
 
@@ -231,6 +234,8 @@ def _caption(figure: Any, text: str | None) -> None:
 
 
 def _panel(ax: Any, pixels: np.ndarray, **how: Any) -> Any:
-    ax.imshow(pixels, **{"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "nearest"} | how)
+    # a panel is 80 to 90 pixels wide: larger pictures are averaged down, smaller ones show their pixels
+    interpolation = "nearest" if len(pixels) <= 96 else "antialiased"
+    ax.imshow(pixels, **{"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": interpolation} | how)
     ax.set(xticks=[], yticks=[])
     return ax

@@ -19,7 +19,7 @@ from .schedule import Schedule, from_scheduler, scheduler_times
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-CHUNK = 16  # pictures that are decoded at once, halved as long as they do not fit into memory
+PIXELS = 2**19  # decoded at once: two pictures of 512 x 512, whose widest layers take half a gigabyte each
 
 
 class LatentSpace(NamedTuple):
@@ -83,10 +83,13 @@ def encode(vae: torch.nn.Module, x: Tensor) -> Tensor:
         return vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mean.to(x.dtype) * vae.config.scaling_factor
 
 
-def decode(vae: torch.nn.Module, z: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Scaled latents z: (B, 4, h, w), to pictures (B, 3, H, W) about [-1, 1], ``chunk`` at a time, or fewer if they do
-    not fit into memory."""
+def decode(vae: torch.nn.Module, z: Tensor, chunk: int | None = None) -> Tensor:
+    """Scaled latents z: (B, 4, h, w), to pictures (B, 3, H, W) about [-1, 1], ``chunk`` at a time (None: as many as
+    have PIXELS pixels), or fewer if they do not fit into the memory of the GPU."""
     require_images("z", z)
+    if chunk is None:
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        chunk = max(1, PIXELS // (z.shape[-2] * z.shape[-1] * factor**2))
     pictures: list[Tensor] = []
     done = 0
     while done < len(z):

@@ -62,7 +62,7 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
     return sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("_"))
 
 
-def run(path: Path, target: Path, cell_timeout: int = 600) -> dict[str, float | str]:
+def run(path: Path, target: Path, cell_timeout: int | None = 600) -> dict[str, float | str]:
     """Execute the notebook ``path`` in a fresh kernel, store it as ``target``, return seconds, peak_gib (and error).
 
     seconds include starting the kernel. A notebook that stops with an error is stored as far as it came.
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         print(f"this machine is busy (load {os.getloadavg()[0]:.1f}): the seconds below are too many", file=sys.stderr)
     for path in paths:
-        figures = run(path, BUILD / path.name)
+        figures = run(path, BUILD / path.name, cell_timeout=None if model else 600)  # a larger model may take hours
         if options.in_place and "error" not in figures:
             shutil.copyfile(BUILD / path.name, path)
         record["notebooks"][path.stem] = {key: value for key, value in figures.items() if key != "error"} | (

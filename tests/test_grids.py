@@ -80,6 +80,10 @@ def test_columns_are_spread_from_the_first_step_to_the_last():
 def test_decode_is_applied_to_both_and_delta_is_between_pictures():
     figure = grids.jump_grid(steps(2, channels=3), decode=lambda z: 2 * z[:, :1] - 1)
     assert [ax.get_xlabel() for ax in figure.axes[4:]] == ["rms 0.500", "rms 1.000"]
+    names = [ax.get_ylabel() for ax in figure.axes[::2]]
+    assert names == ["$D(z_t)$", r"$D(\hat z_0)$", "difference"] and "D(z_t)" in figure.get_supxlabel()
+    plain = grids.jump_grid(steps(2))
+    assert [ax.get_ylabel() for ax in plain.axes[::2]] == ["$x_t$", r"$\hat x_0$", r"$\hat x_0 - x_t$"]
 
 
 def test_a_colour_delta_is_the_mean_over_channels_and_rms_is_over_all():
@@ -136,6 +140,11 @@ def test_show_gives_a_png_with_its_alt_text_and_closes(monkeypatch):
     assert not plt.get_fignums()
     with pytest.raises(ValueError, match="alt"):
         grids.show(figure, " ")
+
+
+def test_pictures_larger_than_a_panel_are_averaged_down():
+    small, large = (grids.image_grid(torch.zeros(1, 3, size, size)).axes[0].images[0] for size in (64, 512))
+    assert small.get_interpolation() == "nearest" and large.get_interpolation() in ("antialiased", "auto")
 
 
 def test_a_caption_stays_inside_its_figure():

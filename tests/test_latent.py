@@ -78,7 +78,8 @@ def test_pictures_go_through_the_autoencoder_with_its_scale(pipe):
 class Small(nn.Module):
     """A decoder with memory for ``room`` pictures."""
 
-    device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace(scaling_factor=0.5)
+    device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace(scaling_factor=0.5,
+                                                                                 block_out_channels=(1,))
 
     def __init__(self, room: int):
         super().__init__()
@@ -96,7 +97,14 @@ def test_decoding_halves_its_chunk_until_it_fits():
     torch.testing.assert_close(latent.decode(vae, z, chunk=8), 2 * z + 1)
     assert vae.tried == [8, 4, 2, 2, 2, 2, 2, 1]
     with pytest.raises(torch.OutOfMemoryError):
-        latent.decode(Small(room=0), z)
+        latent.decode(Small(room=0), z[..., None, None])
+
+
+def test_large_pictures_are_decoded_a_few_at_a_time():
+    large, small = Small(room=99), Small(room=99)  # the processor has no OutOfMemoryError: it kills
+    latent.decode(large, torch.zeros(3, 4, 512, 512))
+    latent.decode(small, torch.zeros(40, 4, 64, 64))
+    assert large.tried == [2, 1] and small.tried == [40]
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_what_is_lost_is_said(pipe):

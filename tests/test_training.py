@@ -18,7 +18,7 @@ from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.gan import Generator
 from ddim_tutorial.schedule import linear
 from ddim_tutorial.training import evaluate, fashion, gan
-from ddim_tutorial.training.loop import Settings, fit, learning_rate
+from ddim_tutorial.training.loop import Settings, build_optimizers, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
 PICTURES = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -76,6 +76,25 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
         assert torch.equal(a, b)
     moved = [not torch.equal(a, b) for a, b in zip(whole.parameters(), run("whole", seed=1).parameters(), strict=True)]
     assert not any(moved), "a finished run trains no further"
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_turns_a_gradient_into_an_orthogonal_update(layout):
+    """One step from zero moments is -lr 0.2 sqrt(max(m, n)) U V^T for a gradient U S V^T, roughly: the iteration that
+    orthogonalises stops with singular values between 0.7 and 1.2."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(6, 8, 3).to(memory_format=layout)
+    before, weight = convolution.weight.detach().clone(), convolution.weight
+    gradient = torch.randn(8, 6, 3, 3).to(memory_format=layout) * torch.logspace(0, -2, 8).view(8, 1, 1, 1)
+    weight.grad = gradient.clone(memory_format=torch.preserve_format)
+    optimizers = build_optimizers(convolution, replace(SETTINGS, weight_decay=0.0), {"weight"})
+    optimizers["muon"].step()
+    update = ((before - weight.detach()) / (SETTINGS.lr * 0.2 * 54**0.5)).flatten(1)
+    u, _, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    along = u.mT @ update @ v.mT
+    assert (along - along.diagonal().diag()).abs().max() < 0.05
+    assert 0.6 < along.diagonal().min() and along.diagonal().max() < 1.3
+    assert [len(group["params"]) for group in optimizers["optimizer"].param_groups] == [1]  # the bias
 
 
 def test_learning_rate_rises_stays_and_falls_along_a_cosine():

@@ -1,4 +1,4 @@
-"""The one training loop behind every recipe: AdamW, EMA, gradient clipping, a log, and a run that survives a kill.
+"""The one training loop behind every recipe: AdamW or Muon, EMA, gradient clipping, a log, a run that survives a kill.
 
 A run lives in a folder: ``state.safetensors`` (weights, EMA, optimiser and step together, replaced atomically),
 ``log.jsonl`` (one line every ``log_every`` steps) and ``curve.png``. The random numbers of step k depend on
@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 LossFn = Callable[[nn.Module], tuple[Tensor, dict[str, Tensor]]]
+Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
@@ -73,24 +74,62 @@ def warm_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], Non
     return update
 
 
-def _flatten(model: nn.Module, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def as_matrix(x: Tensor, like: Tensor) -> Tensor:
+    """A convolution's weight or gradient x: (out, in, h, w), as (out, h * w * in) or (out, in * h * w), in the order in
+    which the weight ``like`` lies in memory."""
+    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    return x.reshape(len(x), -1)
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), for convolutions as well: each
+    update is orthogonalised, so that what few examples ask for moves the weights as much as what many do."""
+
+    def __init__(self, weights: list[Tensor], lr: float, weight_decay: float):
+        self.weights = weights
+        matrices = [nn.Parameter(as_matrix(weight.detach(), weight)) for weight in weights]
+        for matrix, weight in zip(matrices, weights, strict=True):
+            if matrix.data_ptr() != weight.data_ptr():
+                raise ValueError(f"a weight of shape {tuple(weight.shape)} does not lie in memory as a matrix")
+        super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: None = None) -> None:
+        for matrix, weight in zip(self.param_groups[0]["params"], self.weights, strict=True):
+            matrix.grad = None if weight.grad is None else as_matrix(weight.grad, weight)
+        super().step(closure)
+        self.zero_grad()
+
+
+def build_optimizers(model: nn.Module, settings: Settings, matrices: Collection[str] = ()) -> Optimizers:
+    """AdamW, and Muon for the parameters that are named in ``matrices``, at one learning rate."""
+    adamw = torch.optim.AdamW([p for name, p in model.named_parameters() if name not in matrices], lr=settings.lr,
+                              betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+    if not matrices:
+        return {"optimizer": adamw}
+    weights = [p for name, p in model.named_parameters() if name in matrices]
+    return {"optimizer": adamw, "muon": Muon(weights, settings.lr, settings.weight_decay)}
+
+
+def _flatten(model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> dict[str, Tensor]:
     parts = {f"model.{k}": v for k, v in model.state_dict().items()}
     parts |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
-    for i, entry in optimizer.state_dict()["state"].items():
-        parts |= {f"optimizer.{i}.{k}": v for k, v in entry.items()}
+    for name, optimizer in optimizers.items():
+        for i, entry in optimizer.state_dict()["state"].items():
+            parts |= {f"{name}.{i}.{k}": v for k, v in entry.items()}
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in parts.items()}
 
 
-def save_state(path: Path, step: int, model: nn.Module, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+def save_state(path: Path, step: int, model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> None:
     """Write everything a resumed run needs to one file, by a temporary name and a rename."""
     temporary = path.with_suffix(".tmp")
-    save_file(_flatten(model, ema, optimizer), temporary, metadata={"step": str(step)})
+    save_file(_flatten(model, ema, optimizers), temporary, metadata={"step": str(step)})
     os.replace(temporary, path)
 
 
-def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> int:
-    """Read :func:`save_state`'s file back into the three objects; return the number of finished steps."""
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
+def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> int:
+    """Read :func:`save_state`'s file back into these objects; return the number of finished steps."""
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}} | {name: {} for name in optimizers}
     with safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
         for key in file.keys():
@@ -98,9 +137,15 @@ def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizer: torc
             groups[room][name] = file.get_tensor(key)
     model.load_state_dict(groups["model"])
     ema.load_state_dict(groups["ema"])
+    for name, optimizer in optimizers.items():
+        _load_optimizer(optimizer, groups[name])
+    return step
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, entries: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for key, value in groups["optimizer"].items():
+    for key, value in entries.items():
         index, name = key.split(".", 1)
         like = parameters[int(index)]
         # fused AdamW walks weight and moments as flat memory: channels_last weights need channels_last moments
@@ -108,7 +153,6 @@ def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizer: torc
             value = torch.empty_like(like, device="cpu").copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return step
 
 
 def _seed_step(seed: int, step: int, process: int) -> None:
@@ -124,12 +168,13 @@ def _trim_log(path: Path, step: int) -> list[dict]:
 
 
 def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Settings, *, precision: str | None = None,
-        on_save: Callable[[nn.Module, int], None] | None = None) -> nn.Module:
+        on_save: Callable[[nn.Module, int], None] | None = None, matrices: Collection[str] = ()) -> nn.Module:
     """Train ``model`` and return its exponential moving average (on the CPU, float32, eval mode).
 
     ``loss_fn(model) -> (loss, figures)`` draws its own batch from torch's global generator, which is seeded anew
     every step; ``figures`` are scalars for the log. ``folder`` holds the run: if it has a state, training goes on
-    from there. ``on_save(ema_model, step)`` runs after every checkpoint (pictures to look at, interim exports).
+    from there. ``on_save(ema_model, step)`` runs after every checkpoint (pictures to look at). ``matrices`` names the
+    parameters that Muon updates; AdamW has the rest.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,11 +182,11 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
     model.train()
     ema = AveragedModel(model, multi_avg_fn=warm_ema(settings.ema), use_buffers=True).requires_grad_(False)
     ema = ema.to(accelerator.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=settings.betas,
-                                  weight_decay=settings.weight_decay, fused=True)
-    net, optimizer = accelerator.prepare(model, optimizer)
+    net = accelerator.prepare(model)
+    optimizers = build_optimizers(model, settings, matrices)  # on the device: Muon's matrices share the weights' memory
+    steppers = [accelerator.prepare(optimizer) for optimizer in optimizers.values()]
     state, log = folder / "state.safetensors", folder / "log.jsonl"
-    first = load_state(state, model, ema, optimizer.optimizer) if state.exists() else 0
+    first = load_state(state, model, ema, optimizers) if state.exists() else 0
     history = _trim_log(log, first) if accelerator.is_main_process else []
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
     spent = history[-1]["seconds"] if history else 0.0
@@ -151,14 +196,16 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
                disable=not accelerator.is_main_process)
     for step in bar:
         _seed_step(settings.seed, step, accelerator.process_index)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
+        for optimizer in optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, settings)
         with accelerator.autocast():
             loss, figures = loss_fn(net)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(net.parameters(), settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for stepper in steppers:
+            stepper.step()
+        net.zero_grad(set_to_none=True)
         ema.update_parameters(accelerator.unwrap_model(net))
         for name, value in {"loss": loss, **figures}.items():
             window.setdefault(name, []).append(value.detach().float())
@@ -176,7 +223,7 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
                                          "lower the learning rate and start the same command again")
         due = done == settings.steps or time.monotonic() - saved > 60 * settings.save_minutes
         if accelerator.is_main_process and due:
-            save_state(state, done, accelerator.unwrap_model(net), ema, optimizer.optimizer)
+            save_state(state, done, accelerator.unwrap_model(net), ema, optimizers)
             plot_curve(history, folder / "curve.png")
             saved = time.monotonic()
             if on_save is not None:
