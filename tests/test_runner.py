@@ -89,6 +89,17 @@ def test_figures_of_another_model_are_not_kept_or_compared(project, monkeypatch,
         runner.main(["--update"])
 
 
+def test_only_the_default_model_has_a_limit_for_a_cell(project, monkeypatch):
+    write(Path("notebooks/00_a.ipynb"), "1 + 1")
+    limits = []
+    monkeypatch.setattr(runner, "run", lambda path, target, cell_timeout: limits.append(cell_timeout) or
+                        {"seconds": 1.0, "peak_gib": 1.0})
+    runner.main([])
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "sd-v1-4")
+    runner.main([])
+    assert limits == [600, None]
+
+
 def test_without_notebooks_or_measurements_it_says_so(project):
     for arguments in ([], ["--update"]):
         with pytest.raises(SystemExit) as stopped:
