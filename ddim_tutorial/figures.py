@@ -21,7 +21,7 @@ import torch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ddim_tutorial.zoo import Bundle
+    from ddim_tutorial.zoo import Bundle, LatentBundle
 
 FOLDER = Path("figures")
 
@@ -30,7 +30,7 @@ FOLDER = Path("figures")
 class Recipe:
     """How a figure is made: ``draw(bundle, generator)`` with the model ``zoo.load(model)`` and a CPU generator."""
 
-    draw: "Callable[[Bundle, torch.Generator], Figure]"
+    draw: "Callable[[Bundle | LatentBundle, torch.Generator], Figure]"
     alt: str
     model: str = "fashion"
     seed: int = 0
@@ -64,7 +64,29 @@ def draw_jump_grid(bundle: "Bundle", generator: torch.Generator) -> "Figure":
     return jump_grid(list(trajectory(bundle.conditional(ankle_boot), x_T, grid, bundle.schedule)))
 
 
+def draw_latent_grid(bundle: "LatentBundle", generator: torch.Generator) -> "Figure":
+    """The run of notebook 05."""
+    from ddim_tutorial.grids import jump_grid
+    from ddim_tutorial.noise import randn
+    from ddim_tutorial.sampling import trajectory
+
+    space = bundle.space("Image of cassette player", scale=7.5)
+    z_T = randn((1, *bundle.shape), [generator], device=bundle.device)
+    steps = list(trajectory(space.model, z_T, space.times(100), bundle.schedule))
+    return jump_grid(steps[::10], space.decode, columns=10)
+
+
 FIGURES = {
+    "latent_grid": Recipe(
+        draw_latent_grid,
+        alt="Ten moments of a run of 100 DDIM steps on the emoji model, prompt 'Image of cassette player', from noise"
+        " on the left to a dark cassette on the right. Top row: the state, decoded, coloured noise that clears "
+        "up. Middle row: the predicted clean picture, decoded, a dark blur at first, a cassette with light "
+        "stripes from the third column on. Bottom row: their difference on one scale, strong at first and nearly "
+        "nothing at the end.",
+        model="emoji",
+        seed=1,
+    ),
     "jump_grid": Recipe(
         draw_jump_grid,
         alt="Eight moments of one DDIM run on the Fashion-MNIST model, from pure noise on the left to an ankle boot on "

@@ -296,7 +296,10 @@ def exported(tmp_path_factory):
         recipe.main(["--run", str(run), "diffusion", "--steps", "1", "--batch", "4"])
     state = load_file(run / "diffusion" / "state.safetensors")
     moved = {key: value + 0.01 if key.startswith("ema.module.unet") else value for key, value in state.items()}
-    recipe.save_file(moved, run / "diffusion" / "state.safetensors")  # after one step weights and average are equal
+    # after one step weights and average are equal; and the log of a running training is ahead of its checkpoint
+    recipe.save_file(moved, run / "diffusion" / "state.safetensors", metadata={"step": "1"})
+    with (run / "diffusion" / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"step": 2, "seconds": 9.0, "loss": 0.5}) + "\n")
     recipe.main(["--run", str(run), "export", "--folder", str(out)])
     return run, out, data
 

@@ -664,13 +664,17 @@ def trained(run: Path):
 
 
 def progress(run: Path) -> dict[str, dict[str, Any]]:
-    """Steps, hours and last losses of both trainings, with those of the weights that the run started from."""
+    """Steps, hours and losses of both trainings at their last checkpoint, with those of the weights that the run
+    started from."""
     init = run / "diffusion" / "init.json"
     parts: dict[str, dict[str, Any]] = json.loads(init.read_text()) if init.exists() else {}
     for name in ("autoencoder", "diffusion"):
         log = run / name / "log.jsonl"
-        if log.exists() and (lines := log.read_text().splitlines()):
-            last, before = json.loads(lines[-1]), parts.get(name, {})
+        if log.exists():
+            with safe_open(run / name / "state.safetensors", "pt") as file:
+                step = int(file.metadata()["step"])
+            lines = [json.loads(line) for line in log.read_text().splitlines()]
+            last, before = [line for line in lines if line["step"] <= step][-1], parts.get(name, {})
             losses = {key: round(value, 5) for key, value in last.items() if key not in ("step", "lr", "seconds")}
             parts[name] = {"steps": last["step"] + before.get("steps", 0),
                            "hours": round(last["seconds"] / 3600 + before.get("hours", 0), 2), **losses}
@@ -712,8 +716,8 @@ def export(run: Path = RUN, folder: Path = ZOO) -> None:
         "parameters": {part: sum(p.numel() for p in getattr(pipe, part).parameters()) for part in parts},
         "aliases": ALIASES,
         "quality": {},
-        "weaknesses": ["An interim version: its training goes on. It has the colour and the outline of what is asked "
-                       "for, and few objects that a person would name.",
+        "weaknesses": ["An interim version: its training goes on. About half of what it draws is nearest to the "
+                       "picture asked for; the rest has its colours and outline, or less.",
                        "It knows the names of its training pictures, in three styles, and little else: a prompt of "
                        "other words gives an object it has seen or a blend.",
                        "How much it remembers: see the distances to training pictures under quality.",
