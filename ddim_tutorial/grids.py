@@ -81,7 +81,7 @@ def jump_grid(steps: Sequence[Step], decode: Callable[[Tensor], Tensor] | None =
         _panel(axes[1, j], to_uint8(x0_hat)[j])
         _panel(axes[2, j], delta[j, 0].float().cpu().numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
         axes[2, j].set_xlabel(f"rms {rms[j]:.3f}", fontsize=8)
-    names = (("$x_t$", r"$\hat x_0$", r"$\hat x_0 - x_t$") if decode is None else
+    names = (("$x_t$", r"$\hat{x}_0$", r"$\hat x_0 - x_t$") if decode is None else
              ("$D(z_t)$", r"$D(\hat z_0)$", "difference"))
     for row, name in enumerate(names):
         axes[row, 0].set_ylabel(name, fontsize=10)

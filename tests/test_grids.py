@@ -83,7 +83,7 @@ def test_decode_is_applied_to_both_and_delta_is_between_pictures():
     names = [ax.get_ylabel() for ax in figure.axes[::2]]
     assert names == ["$D(z_t)$", r"$D(\hat z_0)$", "difference"] and "D(z_t)" in figure.get_supxlabel()
     plain = grids.jump_grid(steps(2))
-    assert [ax.get_ylabel() for ax in plain.axes[::2]] == ["$x_t$", r"$\hat x_0$", r"$\hat x_0 - x_t$"]
+    assert [ax.get_ylabel() for ax in plain.axes[::2]] == ["$x_t$", r"$\hat{x}_0$", r"$\hat x_0 - x_t$"]
 
 
 def test_a_colour_delta_is_the_mean_over_channels_and_rms_is_over_all():
