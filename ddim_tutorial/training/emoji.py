@@ -731,7 +731,10 @@ def export(run: Path = RUN, folder: Path = ZOO) -> None:
         "quality": {},
         "weaknesses": ["It knows the names of its training pictures, in three styles, and little else: a prompt of "
                        "other words gives an object it has seen or a blend.",
-                       "How much it remembers: see the distances to training pictures under quality.",
+                       "Much of it is memory: what it draws for a trained prompt lies nearer to a training picture "
+                       "than held-out pictures do (the distances under quality). Asked for an object in a style in "
+                       "which it never saw it, it mostly draws the object, but in another style.",
+                       "Fine detail is soft, and things of many thin parts stay unclear.",
                        "One object on white; no scenes, no counting, no text, no people."]})
     print(f"{folder}: {sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 
