@@ -8,8 +8,10 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-ifdef MODEL
-export DDIM_TUTORIAL_MODEL := $(MODEL)
+# the notebooks run in notebooks/: a folder is passed on in full
+MODEL  ?= $(DDIM_TUTORIAL_MODEL)
+ifneq ($(MODEL),)
+export DDIM_TUTORIAL_MODEL := $(if $(wildcard $(MODEL)/.),$(abspath $(MODEL)),$(MODEL))
 endif
 
 .PHONY: lab test run figures

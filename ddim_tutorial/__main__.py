@@ -49,23 +49,25 @@ def models(problems: list[str]) -> None:
 
 
 def one_step(problems: list[str]) -> None:
-    """Load the model that the notebooks would use and evaluate it once."""
+    """Load the two models that the notebooks would use, of pixels and latent, and evaluate each once."""
     import torch
 
     from ddim_tutorial import zoo
 
-    name = os.environ.get(zoo.VARIABLE) or "the default model"
-    try:
-        bundle = zoo.load()
-        x_t = torch.zeros((1, *bundle.shape), device=bundle.device)
-        with torch.no_grad():
-            eps = bundle.model(x_t, torch.ones(1, dtype=torch.long, device=bundle.device))
-        if eps.shape != x_t.shape or not eps.isfinite().all():
-            raise ValueError(f"eps has shape {tuple(eps.shape)} with {int((~eps.isfinite()).sum())} values not finite")
-        print(f"\n{name}: {bundle.name} loads and evaluates on {bundle.device}")
-    except Exception as error:  # whatever it is, a reader wants it in the list
-        print(f"\n{name}: does not load")
-        problems.append(f"{name}: {type(error).__name__}: {error}")
+    print(f"\nmodels of the notebooks ({zoo.VARIABLE}={os.environ.get(zoo.VARIABLE) or 'not set'})")
+    for default, kind in (("fashion", "the pixel model"), ("emoji", "the latent model")):
+        try:
+            bundle = zoo.load(default=default)
+            x_t = torch.zeros((1, *bundle.shape), device=bundle.device)
+            with torch.no_grad():
+                eps = bundle.model(x_t, torch.ones(1, dtype=torch.long, device=bundle.device))
+            if eps.shape != x_t.shape or not eps.isfinite().all():
+                raise ValueError(
+                    f"eps has shape {tuple(eps.shape)} with {int((~eps.isfinite()).sum())} values not finite")
+            print(f"  ok  {bundle.name} loads and evaluates on {bundle.device}")
+        except Exception as error:  # whatever it is, a reader wants it in the list
+            print(f"  NO  {kind}")
+            problems.append(f"{kind}: {type(error).__name__}: {error}")
 
 
 def doctor() -> int:

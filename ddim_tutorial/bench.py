@@ -109,6 +109,8 @@ def bench_latent(model: str, device: str, *, batch: int, steps: int, pairs: int,
     from .noise import generators, randn
 
     eager, fast = zoo.load(model, device, torch.float32), zoo.load(model, device, torch.bfloat16)
+    if not isinstance(eager, zoo.LatentBundle):
+        raise ValueError(f"model: {model} is a model of pixels, wanted a latent one: emoji, a folder or a hub id")
     if compiled:
         unet = fast.pipe.unet.to(memory_format=torch.channels_last)
         fast.pipe.unet = torch.compile(unet, options={"freezing": True})

@@ -34,7 +34,7 @@ class Recipe:
     alt: str
     model: str = "fashion"
     seed: int = 0
-    psnr_floor: float = 30.0
+    psnr_floor: float = 40.0
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,6 +1,9 @@
 """Guidance as functions from noise models to noise models: the sampler does not know that it is guided."""
 
+import math
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -15,11 +18,18 @@ def _combine(eps_u: Tensor, eps_c: Tensor, scale: float) -> Tensor:
     return eps_u + scale * (eps_c - eps_u)
 
 
+def _require_scale(scale: Any) -> None:
+    if not isinstance(scale, Real) or not math.isfinite(scale):
+        raise ValueError(f"scale: got {scale!r}, wanted a finite number")
+
+
 def cfg(conditional: EpsModel, unconditional: EpsModel, scale: float) -> EpsModel:
     """Classifier-free guidance in two calls a step (Ho & Salimans 2022, arXiv:2207.12598, Eq. 6).
 
-    scale: 1 is the conditional model, 0 the unconditional one, each with its one call; above 1 extrapolates.
+    scale: 1 is the conditional model, 0 the unconditional one, each with its one call; above 1 extrapolates. What is
+    no finite number is refused (ValueError).
     """
+    _require_scale(scale)
     if scale == 1:
         return conditional
     if scale == 0:
@@ -33,6 +43,8 @@ def cfg_batched(model: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Sh
 
     model(x_t, t, c) -> eps; condition, null_condition: (B, ...), or (1, ...) for the whole batch.
     """
+    _require_scale(scale)
+
     def rows(c: Tensor, batch: int) -> Tensor:
         if len(c) not in (1, batch):
             raise ValueError(f"a condition has {len(c)} rows for a batch of {batch}: pass {batch} rows, or one for all")
@@ -58,6 +70,7 @@ def classifier(model: EpsModel, log_prob: Callable[[Tensor, Tensor], Tensor], sc
     log_prob(x_t, t) -> (B,): log p(y_i | x_t_i) of the wanted label of each image, differentiable in x_t.
     scale: 0 is the plain model, 1 the posterior of a perfect classifier.
     """
+    _require_scale(scale)
     if scale == 0:
         return model
 

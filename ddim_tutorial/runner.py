@@ -16,6 +16,7 @@ import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 BUILD = Path("build")
 README = Path("README.md")
@@ -65,17 +66,24 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
 def run(path: Path, target: Path, cell_timeout: int | None = 600) -> dict[str, float | str]:
     """Execute the notebook ``path`` in a fresh kernel, store it as ``target``, return seconds, peak_gib (and error).
 
-    seconds include starting the kernel. A notebook that stops with an error is stored as far as it came.
+    seconds include starting the kernel. A notebook that stops with an error is stored as far as it came. Without a
+    limit for a cell (None) a run may take hours: then what the cells print is passed on as they end.
     """
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+    def pass_on(cell: nbformat.NotebookNode, **_: Any) -> None:
+        for output in cell.outputs:
+            if output.get("name") == "stdout":
+                print(output.text, end="", flush=True)
+
     notebook, memory = nbformat.read(path, as_version=4), PeakMemory()
     client = NotebookClient(notebook, timeout=cell_timeout, kernel_name="python3", record_timing=False,
                             store_widget_state=False, coalesce_streams=True,
                             resources={"metadata": {"path": str(path.parent)}},
-                            on_notebook_start=lambda notebook: memory.start())
+                            on_notebook_start=lambda notebook: memory.start(),
+                            on_cell_executed=pass_on if cell_timeout is None else None)
     start, failure = time.perf_counter(), ""
     try:
         client.execute()
@@ -155,6 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not paths:
         parser.error(f"there is no notebook in {NOTEBOOKS}/; run from the project's folder")
     model = os.environ.get("DDIM_TUTORIAL_MODEL", "")
+    if model and Path(model).is_dir():
+        os.environ["DDIM_TUTORIAL_MODEL"] = str(Path(model).resolve())  # the kernels run in notebooks/
     here = {"machine": machine(), "model": model}
     if here != {key: record.get(key) for key in here}:
         record = {**here, "notebooks": {}}  # figures of two machines or models do not belong in one table

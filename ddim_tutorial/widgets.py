@@ -12,7 +12,7 @@ from ipywidgets import HTML, Image, ValueWidget, VBox, interactive
 from .grids import image_grid, jump_grid, to_png
 from .guidance import cfg
 from .inversion import METHODS
-from .latent import decode
+from .latent import decode, warn_of_cut
 from .noise import generators, randn
 from .sampling import Step, sample, trajectory
 from .schedule import times
@@ -28,17 +28,21 @@ def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
     """A column of controls over the picture that ``render(**values)`` draws, drawn anew when one is let go.
 
     A control is a widget, or one of ipywidgets' abbreviations: a number, (low, high), (low, high, step), True, a list
-    of choices or of (label, value) pairs. A ValueError of ``render`` is shown in place of a new picture.
+    of choices or of (label, value) pairs. A ValueError of ``render`` is shown in place of a new picture, its warnings
+    above the picture.
     """
     widgets = {name: _control(name, value) for name, value in controls.items()}
     picture, message = Image(format="png"), HTML()
 
     def draw(_: Any = None) -> None:
-        try:
-            picture.value = to_png(render(**{name: widget.value for name, widget in widgets.items()}))
-            message.value = ""
-        except ValueError as error:
-            message.value = f"<b>{escape(str(error))}</b>"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            try:
+                picture.value = to_png(render(**{name: widget.value for name, widget in widgets.items()}))
+                said = [str(warning.message) for warning in caught]
+            except ValueError as error:
+                said = [str(error)]
+        message.value = "<br>".join(f"<b>{escape(text)}</b>" for text in dict.fromkeys(said))
 
     for widget in widgets.values():
         widget.observe(draw, "value")
@@ -84,6 +88,7 @@ def latent_explorer(bundle: LatentBundle, prompt: str) -> VBox:
         return list(trajectory(space.model, z_T, space.times(S), space.schedule))
 
     def render(t: int, prompt: str, S: int, scale: float, seed: int) -> "matplotlib.figure.Figure":
+        warn_of_cut(bundle.pipe.tokenizer, prompt)  # a run that is kept does not say it again
         return _around(run(prompt, S, scale, seed), t, partial(decode, bundle.pipe.vae))
 
     return explorer(render, t=(1, bundle.schedule.T), prompt=prompt, S=(1, 50), scale=(0.0, 10.0, 0.5), seed=(0, 99))

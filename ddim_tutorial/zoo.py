@@ -163,19 +163,17 @@ def load(name_or_path: str | Path | None = None, device: str | torch.device | No
     pickled, not finite, incomplete, or of another shape than the configuration; TypeError for a dtype of integers.
     """
     download = os.environ.get(DOWNLOAD) == "1" if download is None else download
-    folder = _find(name_or_path, download) if name_or_path else _setting(default, download)
+    folder = _setting(default, download) if name_or_path is None else _find(name_or_path, download)
     if (folder / "model.safetensors").exists():
         raise ValueError(f"{folder}: a single network, not a diffusion model; zoo.load_generator reads a GAN")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    latent = _is_latent(folder)
-    if dtype is None:
-        dtype = torch.float16 if latent and device.type == "cuda" else torch.float32
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype: got {dtype}, wanted torch.float32, torch.bfloat16 or torch.float16")
+    device, latent = _device(device), _is_latent(folder)
+    dtype = _dtype(latent, device) if dtype is None else dtype
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype: got {dtype!r}, wanted torch.float32, torch.bfloat16 or torch.float16")
     card = verify(folder) if (folder / "card.json").exists() else {}
     examples = folder / "examples.safetensors"
     common: dict[str, Any] = {
-        "name": card.get("name", folder.name), "folder": folder, "card": card, "device": device, "dtype": dtype,
+        "name": card.get("name") or _name(folder), "folder": folder, "card": card, "device": device, "dtype": dtype,
         "examples": _examples(examples) if examples.exists() else None}
     if latent:
         pipe = _pipeline(folder, device, dtype)
@@ -186,14 +184,42 @@ def load(name_or_path: str | Path | None = None, device: str | torch.device | No
                   sha256=_sha256(folder / UNET), **common)
 
 
+def _device(device: str | torch.device | None) -> torch.device:
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: got {device}, but torch finds no CUDA device here; leave it out, or pass 'cpu'")
+    return device
+
+
+def _dtype(latent: bool, device: torch.device) -> torch.dtype:
+    return torch.float16 if latent and device.type == "cuda" else torch.float32
+
+
+def _name(folder: Path) -> str:
+    """The folder's name, or the hub id where the folder lies in the hub's cache (models--owner--name/snapshots/...)."""
+    if folder.parent.name == "snapshots":
+        return folder.parents[1].name.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
 def _is_latent(folder: Path) -> bool:
-    return (folder / "model_index.json").exists()
+    index = folder / "model_index.json"
+    kind = _json(index).get("_class_name") if index.exists() else "DDIMPipeline"
+    if kind not in ("StableDiffusionPipeline", "DDIMPipeline", "DDPMPipeline"):
+        raise ValueError(f"{index}: it describes a {kind}, wanted a StableDiffusionPipeline (SD 1.x or 2.x), or a "
+                         "DDIMPipeline or DDPMPipeline for a model of pixels")
+    return kind == "StableDiffusionPipeline"
 
 
 def _setting(default: str, download: bool) -> Path:
     """The folder of the model that the environment asks for, or of ``default`` if that is one of the other kind."""
     asked = os.environ.get(VARIABLE)
-    folder = _find(asked or default, download)
+    try:
+        folder = _find(asked or default, download)
+    except ValueError as error:
+        if not asked:
+            raise
+        raise ValueError(f"{VARIABLE}={asked}: {error}") from error
     if default in names() and _is_latent(folder) != _is_latent(ZOO / default):
         print(f"{VARIABLE}={asked} is a {'latent' if _is_latent(folder) else 'pixel'} model; loaded here: {default}")
         return ZOO / default
@@ -210,8 +236,7 @@ def load_generator(name_or_path: str | Path = "fashion_gan", device: str | torch
     folder = _find(name_or_path)
     if (folder / "card.json").exists():
         verify(folder)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return _module(folder / "model.safetensors", _generator, device)
+    return _module(folder / "model.safetensors", _generator, _device(device))
 
 
 def write_card(folder: str | Path, card: dict[str, Any]) -> None:
@@ -226,11 +251,11 @@ def verify(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     card = _json(folder / "card.json")
     promised = card.get("files")
-    if not promised:
+    if not promised or not isinstance(promised, dict):
         raise ValueError(f'{folder / "card.json"}: it lists no "files"; write the card with zoo.write_card')
     for name, wanted in promised.items():
         path = folder / name
-        if not path.exists():
+        if not path.is_file():
             raise ValueError(f"{path}: missing, but listed in card.json; {_AGAIN}")
         if (seen := _sha256(path)) != wanted:
             if path.suffix == ".safetensors":
@@ -249,9 +274,9 @@ def _find(name_or_path: str | Path, download: bool = False) -> Path:
     name = str(name_or_path)
     if name in names():
         return ZOO / name
-    if Path(name).is_dir():
-        return Path(name)
-    if name in ALIASES or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if name and (folder := Path(name).expanduser()).is_dir():
+        return folder
+    if name in ALIASES or re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         return _from_hub(name, download)
     raise ValueError(f"name_or_path: got {name!r}, which is neither a bundled model "
                      f"({', '.join(names()) or 'none is installed'}) nor a folder, nor {', '.join(ALIASES)} or another "
@@ -265,27 +290,46 @@ def _from_hub(name: str, download: bool) -> Path:
     """The folder of a hub model in the local cache, filled from the network if that is allowed."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    alias = ALIASES.get(name, Alias(name, "main", "see its page on the hub", "some gigabytes"))
+    alias = next((alias for short, alias in ALIASES.items() if name in (short, alias.hub_id)),
+                 Alias(name, "main", "see its page on the hub", "some gigabytes"))
     ask = {"repo_id": alias.hub_id, "revision": alias.revision, "allow_patterns": _HUB_FILES}
     tried = f"not bundled ({', '.join(names())}), not a folder, not in the cache {HF_HUB_CACHE}"
+    go_on = f"To go on without it: zoo.load('emoji'), and {VARIABLE} not set"
+    cause: Exception | None = None
     try:
         folder = Path(snapshot_download(**ask, local_files_only=True))
-    except Exception as missing:
-        if not download:
-            raise ValueError(
-                f"{name}: {tried}; the network was not used. To download it once ({alias.size}, to the cache): "
-                f"{DOWNLOAD}=1, or zoo.load({name!r}, download=True). To go on without it: zoo.load('fashion')"
-            ) from missing
+        whole = not (lost := _lost(folder))
+        tried += "" if whole else f" as a whole (it lacks {lost[0]}: perhaps a download was cut short)"
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        whole, cause = False, error
+    if not whole and not download:
+        raise ValueError(
+            f"{name}: {tried}; the network was not used. To download it once ({alias.size}, to the cache): "
+            f"{DOWNLOAD}=1, or zoo.load({name!r}, download=True). {go_on}") from cause
+    if not whole:
         try:
             folder = Path(snapshot_download(**ask))
         except Exception as error:
-            raise ValueError(f"{name}: {tried}, and the download failed ({type(error).__name__}: {error}). To go on "
-                             "without it: zoo.load('fashion')") from error
-    if name not in _NOTICED:
-        _NOTICED.add(name)
+            raise ValueError(f"{name}: {tried}, and the download failed ({type(error).__name__}: {error}). {go_on}"
+                             ) from error
+        if lost := _lost(folder):
+            raise ValueError(f"{name}: the hub has no {lost[0]} there, wanted a StableDiffusionPipeline in safetensors")
+    if alias.hub_id not in _NOTICED:
+        _NOTICED.add(alias.hub_id)
         print(f"{alias.hub_id} is under its own licence: {alias.licence}")
     return folder
+
+
+def _lost(folder: Path) -> list[str]:
+    """What of a StableDiffusionPipeline is not in ``folder``."""
+    wanted = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json"]
+    wanted += [name for path in (UNET, VAE, TEXT_ENCODER) for name in (path, f"{Path(path).parent}/config.json")]
+    vocabulary = [f"tokenizer/{name}" for name in ("vocab.json", "merges.txt")]
+    if not (folder / "tokenizer" / "tokenizer.json").exists():
+        wanted += vocabulary
+    return [name for name in wanted if not (folder / name).exists()]
 
 
 _NOTICED: set[str] = set()  # licences that were shown
@@ -314,7 +358,7 @@ def _quiet() -> Iterator[None]:
 
 def _assemble(folder: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
     def part(kind: Any, file: str) -> nn.Module:
         path = folder / file
@@ -329,13 +373,33 @@ def _assemble(folder: Path, device: torch.device, dtype: torch.dtype) -> "Stable
             raise ValueError(f"{path}: it lacks {lost[0]} ({len(lost)} such), going by config.json; {_AGAIN}")
         return module.to(device).eval().requires_grad_(False)
 
+    text_encoder = part(CLIPTextModel, TEXT_ENCODER)
     pipe = StableDiffusionPipeline(
-        vae=part(AutoencoderKL, VAE), text_encoder=part(CLIPTextModel, TEXT_ENCODER),
-        unet=part(UNet2DConditionModel, UNET), tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        vae=part(AutoencoderKL, VAE), text_encoder=text_encoder, unet=part(UNet2DConditionModel, UNET),
+        tokenizer=_tokenizer(folder, text_encoder.config),
         scheduler=DDIMScheduler.from_config(_json(folder / "scheduler" / "scheduler_config.json"), clip_sample=False),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _tokenizer(folder: Path, text: Any) -> Any:
+    """The tokenizer, refused where it does not go with the text encoder's configuration: with a lost vocabulary, say,
+    it would read every prompt as the same unknown words."""
+    from transformers import CLIPTokenizer
+
+    if lost := _lost(folder):
+        raise ValueError(f"{folder / lost[0]}: missing; {_AGAIN}")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except Exception as error:  # whatever a damaged file makes of it
+        raise ValueError(f"{folder / 'tokenizer'}: cannot be read ({type(error).__name__}: {error}); {_AGAIN}"
+                         ) from error
+    longest, rows = text.max_position_embeddings, text.vocab_size
+    if tokenizer.model_max_length > longest or not rows / 2 < len(tokenizer) <= rows:
+        raise ValueError(f"{folder / 'tokenizer'}: {len(tokenizer)} tokens, prompts of {tokenizer.model_max_length}, "
+                         f"where the text encoder knows {rows} and takes {longest}; {_AGAIN}")
+    return tokenizer
 
 
 def _module(path: Path, build: Callable[[dict[str, Any]], nn.Module], device: torch.device,
@@ -436,9 +500,12 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path}: missing; {_AGAIN}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a readable JSON file ({error}); {_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: it holds a {type(content).__name__}, wanted an object {{...}}; {_AGAIN}")
+    return content
 
 
 def _files(folder: Path) -> list[str]:

@@ -24,6 +24,7 @@ from ddim_tutorial import (
     invert,
     invert_fixed_point,
     jump,
+    latent,
     linear,
     pred_eps_and_x0,
     randn,
@@ -34,6 +35,7 @@ from ddim_tutorial import (
     scheduler_times,
     times,
     trajectory,
+    zoo,
 )
 
 SCHEDULE = linear()
@@ -165,6 +167,12 @@ CASES = {
     "beta_last one": (lambda: linear(10, 1e-4, 1.0), ValueError, "beta"),
     "beta_first zero": (lambda: linear(10, 0.0, 0.02), ValueError, "beta"),
     "beta_first negative": (lambda: linear(10, -1e-4, 0.02), ValueError, "beta"),
+    "a scale that is text": (lambda: guidance.cfg(MODEL, MODEL, "7.5"), ValueError, r"scale: got '7\.5', wanted a fin"),
+    "a dtype that is text": (lambda: zoo.load("fashion", dtype="bf16"), TypeError, "dtype: got 'bf16', wanted torch"),
+    "no prompt": (lambda: latent.from_pipeline(None, None), ValueError, "prompt, negative_prompt: got None"),
+    "a prompt that is a number": (lambda: latent.from_pipeline(None, [5]), ValueError, r"got \[5\] and '', wanted"),
+    "no scale": (lambda: guidance.cfg_batched(MODEL, X, X, None), ValueError, "scale: got None"),
+    "a scale of NaN": (lambda: guidance.classifier(MODEL, MODEL, math.nan, SCHEDULE), ValueError, "scale: got nan"),
     "scaled beta negative": (lambda: scaled_linear(10, -1e-4, 0.02), ValueError, r"beta_first=-0\.0001"),
     "beta nan": (lambda: from_betas(f64(0.1, math.nan)), ValueError, "beta"),
     "beta_max one": (lambda: cosine(10, beta_max=1.0), ValueError, "beta"),

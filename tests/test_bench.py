@@ -51,6 +51,11 @@ def test_a_latent_model_is_compared_with_its_own_pipeline(tmp_path, monkeypatch)
     assert 30 < figures["psnr"] < 90
 
 
+def test_a_pixel_model_is_no_latent_one():
+    with pytest.raises(ValueError, match="fashion is a model of pixels, wanted a latent one"):
+        bench.main(["--latent", "fashion", "--device", "cpu"])
+
+
 def test_both_sides_compute_the_same(monkeypatch):
     """Benchmarking two different things would be easy: the results are compared instead of the times."""
     pairs = []

@@ -7,18 +7,20 @@ import pytest
 
 from ddim_tutorial import __main__ as command
 from ddim_tutorial import zoo
-from parts import tiny_unet
+from parts import tiny_pipeline, tiny_unet
 
 
 @pytest.fixture
 def bundled(tmp_path, monkeypatch):
-    """A zoo of one small model, under the name of the default one."""
+    """A zoo of two small models, under the names of the default ones."""
     from diffusers import DDIMScheduler
 
     folder = tmp_path / "fashion"
     tiny_unet().save_pretrained(folder / "unet")
     DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
     zoo.write_card(folder, {"name": "fashion"})
+    tiny_pipeline(tmp_path / "emoji" / "tokenizer").save_pretrained(tmp_path / "emoji", safe_serialization=True)
+    zoo.write_card(tmp_path / "emoji", {"name": "emoji"})
     monkeypatch.setattr(zoo, "ZOO", tmp_path)
     monkeypatch.delenv(zoo.VARIABLE, raising=False)
     return folder
@@ -34,16 +36,28 @@ def report(capsys) -> tuple[int, str, str]:
 def test_a_whole_installation(bundled, capsys):
     code, said, would_fail = report(capsys)
     assert (code, would_fail.strip()) == (0, "nothing")
-    assert "torch>=" in said and "ok  fashion" in said and "loads and evaluates on" in said and "threads" in said
+    assert "torch>=" in said and "ok  fashion" in said and "threads" in said
+    assert said.count("loads and evaluates on") == 2
 
 
-def test_changed_weights(bundled, capsys):
-    weights = bundled / "unet" / "diffusion_pytorch_model.safetensors"
+@pytest.mark.parametrize(("name", "kind"), [("fashion", "pixel"), ("emoji", "latent")])
+def test_changed_weights(bundled, capsys, name, kind):
+    weights = bundled.parent / name / "unet" / "diffusion_pytorch_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
     code, said, would_fail = report(capsys)
-    assert code == 1 and "NO  fashion" in said and "diffusion_pytorch_model.safetensors" in would_fail
+    assert code == 1 and f"NO  {name}" in said and f"NO  the {kind} model" in said
+    assert "diffusion_pytorch_model.safetensors" in would_fail and said.count("loads and evaluates on") == 1
+
+
+def test_a_chosen_model_that_is_damaged(bundled, capsys, monkeypatch, tmp_path):
+    """The bundled models are whole, but the notebooks on latent models would not load this one."""
+    tiny_pipeline(tmp_path / "sd" / "tokenizer").save_pretrained(tmp_path / "sd", safe_serialization=True)
+    (tmp_path / "sd" / "vae" / "config.json").unlink()
+    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path / "sd"))
+    code, said, would_fail = report(capsys)
+    assert code == 1 and "NO  the latent model" in said and "vae" in would_fail and "fashion loads" in said
 
 
 def test_no_model(bundled, capsys, monkeypatch):

@@ -11,9 +11,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from torch import nn
 from transformers import CLIPTextModel
 
-from ddim_tutorial import latent, runner, sample
+from ddim_tutorial import latent, runner, sample, zoo
 from ddim_tutorial.training.emoji import new_pipeline
-from parts import WORDS, tiny_pipeline
+from parts import WORDS, relative, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def pipe(tmp_path_factory) -> StableDiffusionPipeline:
     return tiny_pipeline(tmp_path_factory.mktemp("tokenizer"))
 
 
-def noise(batch: int = 2) -> torch.Tensor:
-    return torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+def noise(batch: int = 2, size: int = 8) -> torch.Tensor:
+    return torch.randn(batch, 4, size, size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -38,6 +38,17 @@ def test_latents_are_the_pipelines_own(pipe, prediction, scale, steps, negative)
         got = sample(space.model, z_T, space.times(steps), space.schedule)
     assert (got - wanted).norm() / wanted.norm() <= 2e-5
     assert space.times(50)[:2] == [982, 962] and space.times(50)[-3:] == [22, 2, 1] and space.shape == (4, 8, 8)
+
+
+@pytest.mark.parametrize(("scale", "steps", "negative"), [
+    (1.0, 10, ""), (4.0, 10, ""), (4.0, 50, ""), (7.5, 10, ""), (7.5, 10, "blurry")])
+def test_latents_of_the_bundled_model_are_its_pipelines_own(scale, steps, negative):
+    bundle, prompts, z_T = zoo.load("emoji", device="cpu"), ["image of red apple", "bus"], noise(size=16)
+    wanted = bundle.pipe(prompts, negative_prompt=[negative] * 2, num_inference_steps=steps, guidance_scale=scale,
+                         latents=z_T, output_type="latent").images
+    space = bundle.space(prompts, negative, scale)
+    got = sample(space.model, z_T, space.times(steps), space.schedule)
+    assert relative(got, wanted) <= 2e-5
 
 
 def test_the_prompt_the_negative_prompt_and_the_scale_all_matter(pipe):
@@ -75,11 +86,25 @@ def test_pictures_go_through_the_autoencoder_with_its_scale(pipe):
         space.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda space: space.encode(torch.zeros(3, 16, 16)), r"x has shape \(3, 16, 16\), wanted \(B, 3, height, width\)"),
+    (lambda space: space.encode(torch.zeros(1, 4, 16, 16)), r"x has shape .* wanted \(B, 3,"),
+    (lambda space: space.decode(torch.zeros(4, 8, 8)), r"z has shape \(4, 8, 8\), wanted \(B, 4,"),
+    (lambda space: space.decode(torch.zeros(1, 3, 8, 8)), r"z has shape .* wanted \(B, 4,"),
+    (lambda space: space.decode(torch.zeros(1, 4, 8, 8), chunk=0), r"chunk"),
+    (lambda space: space.model(torch.zeros(4, 8, 8), torch.tensor(4 * [9])), r"z_t has shape .* wanted \(B, 4,"),
+    (lambda space: space.model(torch.zeros(2, 3, 8, 8), torch.tensor([9, 9])), r"z_t has shape .* wanted \(B, 4,")])
+def test_latents_and_pictures_of_another_shape_are_refused(pipe, call, said):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="epsilon")
+    with pytest.raises(ValueError, match=said):
+        call(latent.from_pipeline(pipe, "two blue fish", scale=1.0))
+
+
 class Small(nn.Module):
     """A decoder with memory for ``room`` pictures."""
 
-    device, dtype, config = torch.device("cpu"), torch.float32, SimpleNamespace(scaling_factor=0.5,
-                                                                                 block_out_channels=(1,))
+    device, dtype = torch.device("cpu"), torch.float32
+    config = SimpleNamespace(scaling_factor=0.5, block_out_channels=(1,), latent_channels=4)
 
     def __init__(self, room: int):
         super().__init__()
@@ -93,11 +118,11 @@ class Small(nn.Module):
 
 
 def test_decoding_halves_its_chunk_until_it_fits():
-    z, vae = torch.arange(11.0).view(11, 1), Small(room=3)
+    z, vae = torch.arange(44.0).view(11, 4, 1, 1), Small(room=3)
     torch.testing.assert_close(latent.decode(vae, z, chunk=8), 2 * z + 1)
     assert vae.tried == [8, 4, 2, 2, 2, 2, 2, 1]
     with pytest.raises(torch.OutOfMemoryError):
-        latent.decode(Small(room=0), z[..., None, None])
+        latent.decode(Small(room=0), z)
 
 
 def test_large_pictures_are_decoded_a_few_at_a_time():
@@ -111,6 +136,8 @@ def test_a_prompt_that_is_too_long_is_cut_and_what_is_lost_is_said(pipe):
     long = "two blue fish " * 7 + "a red apple"
     with pytest.warns(UserWarning, match=r"tokens, the text encoder takes 24; cut: '.*red apple'"):
         latent.from_pipeline(pipe, ["two blue fish", long])
+    with pytest.warns(UserWarning, match="negative_prompt: .*cut"):
+        latent.from_pipeline(pipe, "two blue fish", long)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         latent.from_pipeline(pipe, "two blue fish")
@@ -124,18 +151,28 @@ def test_wrong_prompts_and_predictions_are_refused(pipe):
         latent.from_pipeline(other, "fish")
 
 
-def test_the_state_stays_float32_under_a_bf16_network(pipe):
+@pytest.mark.parametrize("option", ["clip_sample", "thresholding"])
+def test_a_scheduler_that_clips_is_named(pipe, option):
+    clipping = new_pipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet)
+    clipping.scheduler = DDIMScheduler.from_config(clipping.scheduler.config, **{option: True})
+    with pytest.warns(UserWarning, match=f"scheduler has {option}=True"):
+        latent.from_pipeline(clipping, "two blue fish")
+
+
+@pytest.mark.parametrize("text_encoder", [torch.float32, torch.bfloat16])
+def test_the_state_stays_float32_under_a_bf16_network(pipe, text_encoder):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="epsilon")
     half = new_pipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet)
     half.unet = UNet2DConditionModel.from_config(pipe.unet.config)
     half.unet.load_state_dict(pipe.unet.state_dict())
     half.unet.to(torch.bfloat16).eval()
     half.text_encoder = CLIPTextModel(pipe.text_encoder.config)
     half.text_encoder.load_state_dict(pipe.text_encoder.state_dict())
-    half.text_encoder.to(torch.bfloat16).eval()
-    space = latent.from_pipeline(half, "two blue fish")
+    half.text_encoder.to(text_encoder).eval()
     with torch.no_grad():
-        eps = space.model(noise(), torch.tensor([500, 500]))
-    assert eps.dtype == torch.float32 and eps.isfinite().all()
+        eps, wanted = (latent.from_pipeline(p, "two blue fish", scale=1.0).model(noise(), torch.tensor([500, 500]))
+                       for p in (half, pipe))
+    assert eps.dtype == torch.float32 and 0 < relative(eps, wanted) <= 0.03  # bf16 has 8 bits
 
 
 @pytest.mark.parametrize("name", ["05_latent_jump", "06_original_demo_replayed"])

@@ -1,6 +1,9 @@
 """Running and measuring notebooks, and the figures that the README and the notebooks state."""
 
 import json
+import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -87,6 +90,33 @@ def test_figures_of_another_model_are_not_kept_or_compared(project, monkeypatch,
     assert list(json.loads(Path("build/run.json").read_text())["notebooks"]) == ["00_a"]
     with pytest.raises(SystemExit):
         runner.main(["--update"])
+
+
+def test_a_folder_is_found_from_the_kernels_too(project, monkeypatch, capsys):
+    """They run in notebooks/; and what cells print is passed on while a larger model runs, which may take hours."""
+    (project / "models" / "sd").mkdir(parents=True)
+    source = "import os\nprint('a folder:', os.path.isdir(os.environ['DDIM_TUTORIAL_MODEL']))"
+    write(Path("notebooks/00_a.ipynb"), source, "import sys\nprint('aside', file=sys.stderr)\n'a value'")
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "models/sd")
+    assert runner.main([]) == 0
+    seen = capsys.readouterr()
+    assert seen.out.startswith("a folder: True\n00_a ") and "aside" not in seen.out + seen.err
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "")
+    runner.main([])
+    assert "a folder" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+@pytest.mark.parametrize(("asked", "wanted"), [("MODEL=tests", str(ROOT / "tests")), ("MODEL=sd-v1-4", "sd-v1-4"),
+                                               ("DDIM_TUTORIAL_MODEL=tests", str(ROOT / "tests")), ("JOBS=1", "")])
+def test_make_passes_a_folder_on_in_full(asked, wanted, tmp_path):
+    (tmp_path / "makefile").write_text(f"include {ROOT}/Makefile\nshow:\n\t@echo [$$DDIM_TUTORIAL_MODEL]\n")
+    name, value = asked.split("=")
+    environment = {"PATH": os.environ["PATH"]} | ({name: value} if name != "MODEL" else {})
+    arguments = [asked] if name == "MODEL" else []
+    done = subprocess.run(["make", "-s", "-f", tmp_path / "makefile", "show", *arguments], cwd=ROOT, env=environment,
+                          capture_output=True, text=True, check=True)
+    assert done.stdout == f"[{wanted}]\n"
 
 
 def test_only_the_default_model_has_a_limit_for_a_cell(project, monkeypatch):

@@ -128,6 +128,14 @@ def test_latent_explorer_follows_every_control_and_samples_only_when_it_must(tmp
     before, picture_before = len(calls), picture.value
     controls["t"].value = 1
     assert len(calls) == before and picture.value != picture_before
+    message = box.children[-2]
+    assert message.value == ""
+    controls["prompt"].value = "two blue fish " * 8
+    for t in (1, 900):  # the second samples nothing anew, and says it all the same
+        controls["t"].value = t
+        assert message.value.count("cut: ") == 1, t
+    controls["prompt"].value = "two blue fish"
+    assert message.value == ""
 
 
 def test_jump_explorer_shows_the_stored_step_nearest_to_t(tmp_path):

@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import struct
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DModel
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from ddim_tutorial import latent, zoo
@@ -164,6 +166,15 @@ def test_dtype_is_that_of_the_network_alone(original):
                         torch.tensor([9], device=bundle.device)).dtype == torch.float32
     with pytest.raises(TypeError, match=r"dtype: .*int64"):
         zoo.load(original[0], dtype=torch.int64)
+    assert zoo._dtype(True, torch.device("cuda")) == torch.float16
+    assert {zoo._dtype(latent, torch.device(name)) for latent, name in ((True, "cpu"), (False, "cuda"))} == {
+        torch.float32}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(original):
+    with pytest.raises(ValueError, match="device: got cuda:1, but torch finds no CUDA device"):
+        zoo.load(original[0], device="cuda:1")
 
 
 def test_half_precision_weights_become_float32(folder):
@@ -201,6 +212,11 @@ def test_files_that_the_card_does_not_vouch_for_are_refused(folder):
 
 @pytest.mark.parametrize(("path", "content", "said"), [
     ("card.json", "{}", 'lists no "files"'), ("card.json", "{", "not a readable JSON"),
+    ("card.json", '{"files": ["unet"]}', 'lists no "files"'), ("card.json", "[]", "holds a list, wanted an object"),
+    ("card.json", '{"files": {"unet": ""}}', "unet: missing, but listed in card.json"),
+    ("scheduler/scheduler_config.json", "[]", "holds a list"),
+    ("model_index.json", '{"_class_name": "StableDiffusionXLPipeline"}', "a StableDiffusionXLPipeline, wanted a Stab"),
+    ("model_index.json", "{}", "describes a None"),
     ("unet/config.json", '{"_class_name": "UNet2DConditionModel"}', "wanted a UNet2DModel"),
     ("unet/config.json", '{"_class_name": "UNet2DModel", "down_block_types": ["Bogus"], "up_block_types": ["Bogus"], '
                          '"block_out_channels": [8]}', "no network can be built"),
@@ -215,10 +231,25 @@ def test_other_broken_files_are_refused(folder, path, content, said):
     assert Path(path).name in str(refusal.value)
 
 
-def test_an_unknown_name_says_what_there_is(original, monkeypatch):
+@pytest.mark.parametrize("kind", ["DDIMPipeline", "DDPMPipeline"])
+def test_a_pipeline_of_pixels_is_a_pixel_model(folder, kind):
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": kind}))
+    assert isinstance(zoo.load(folder), zoo.Bundle)
+
+
+@pytest.mark.parametrize("name", ["fashio", "", "./fashion", "../owner/name", "~/nowhere"])
+def test_an_unknown_name_says_what_there_is(original, monkeypatch, name):
     monkeypatch.setattr(zoo, "ZOO", original[0].parent)
-    with pytest.raises(ValueError, match=r"'fashio'.*\(tiny\).*sd-v1-4"):
-        zoo.load("fashio")
+    with pytest.raises(ValueError, match=rf"got '{name}'.*\(tiny\).*sd-v1-4"):
+        zoo.load(name)
+    monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "rubbish")
+    with pytest.raises(ValueError, match=r"DDIM_TUTORIAL_MODEL=rubbish: .*'rubbish'"):
+        zoo.load()
+
+
+def test_a_folder_may_be_named_from_home(original, monkeypatch):
+    monkeypatch.setenv("HOME", str(original[0].parent))
+    assert zoo.load("~/tiny").sha256 == zoo.load(original[0]).sha256
 
 
 def test_the_environment_variable_is_the_default(original, monkeypatch):
@@ -275,6 +306,7 @@ def test_a_pipeline_is_the_one_saved_with_a_ddim_scheduler(saved_pipeline):
         torch.testing.assert_close(bundle.space("").decode(z_t), pipe.vae.decode(z_t / 0.3).sample)
     assert bundle.space("").times(50) == [*range(982, 21, -20), 2, 1]  # SD 1.x's own grid
     assert not any(p.requires_grad for p in bundle.pipe.unet.parameters())
+    assert bundle.pipe.scheduler.config.clip_sample is False  # else the pipeline would clip the latents
     half = zoo.load(folder, "cpu", torch.bfloat16)
     assert {half.pipe.unet.dtype, half.pipe.vae.dtype, half.pipe.text_encoder.dtype} == {torch.bfloat16}
 
@@ -307,34 +339,126 @@ def test_a_damaged_pipeline_is_refused(pipeline_folder, part, damage):
     assert part in str(refusal.value)
 
 
+def no_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+
+
+def broken_vocabulary(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").write_text("{")
+
+
+def no_tokenizer(folder: Path) -> None:
+    shutil.rmtree(folder / "tokenizer")
+
+
+def longer_prompts(folder: Path) -> None:
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 77}))
+
+
+def larger_text_encoder(folder: Path) -> None:
+    """The text encoder of another vocabulary."""
+    path = folder / "text_encoder" / "config.json"
+    config = json.loads(path.read_text())
+    rows = config["vocab_size"] * 3
+    path.write_text(json.dumps(config | {"vocab_size": rows}))
+    edit(folder / zoo.TEXT_ENCODER, lambda tensors: tensors.update(
+        {key: value.repeat(3, 1) for key, value in tensors.items() if "token_embedding" in key}))
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (no_vocabulary, r"vocab\.json: missing"), (broken_vocabulary, "tokenizer: cannot be read"),
+    (no_tokenizer, r"tokenizer_config\.json: missing"), (longer_prompts, r"prompts of 77, where .* takes 24"),
+    (larger_text_encoder, r"tokenizer: \d+ tokens, .* knows \d+")], ids=lambda value: getattr(value, "__name__", ""))
+def test_a_tokenizer_that_would_misread_the_prompts_is_refused(pipeline_folder, damage, said):
+    damage(pipeline_folder)
+    with pytest.raises(ValueError, match=said):
+        zoo.load(pipeline_folder)
+
+
 @pytest.fixture
 def cache(saved_pipeline, tmp_path, monkeypatch) -> Path:
-    """An empty local cache of the hub, and no network (sockets are refused while testing)."""
+    """An empty local cache of the hub, and no network: sockets are refused while testing, and nothing else stops it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(zoo, "_NOTICED", set())
     monkeypatch.delenv(zoo.DOWNLOAD, raising=False)
     return tmp_path / "cache"
 
 
+def cached(cache: Path, original: Path, name: str = "sd-v1-4") -> Path:
+    """A copy of ``original`` where the hub's cache would have the model."""
+    alias = zoo.ALIASES[name]
+    storage = cache / f"models--{alias.hub_id.replace('/', '--')}" / "snapshots" / alias.revision
+    return Path(shutil.copytree(original, storage))
+
+
 @pytest.mark.parametrize("name", ["sd-v1-4", "somebody/something"])
 def test_a_hub_model_that_is_not_cached_is_refused_with_the_way_out(cache, name, monkeypatch):
-    with pytest.raises(ValueError, match=r"not in the cache .*the network was not used.*download=True.*'fashion'"):
+    with pytest.raises(ValueError, match=r"not in the cache .*the network was not used.*download=True.*'emoji'") as no:
         zoo.load(name)
+    assert isinstance(no.value.__cause__, LocalEntryNotFoundError)
     for choice in ({"download": True}, {}):
         monkeypatch.setenv(zoo.DOWNLOAD, "1")
-        with pytest.raises(ValueError, match=r"the download failed \(.*'fashion'"):
+        with pytest.raises(ValueError, match=r"the download failed \(.*'emoji'") as no:
             zoo.load(name, **choice)
+        assert reached_for_the_network(no.value)
+
+
+def reached_for_the_network(error: BaseException | None) -> bool:
+    """Whether a refused socket is among the causes."""
+    while error is not None:
+        if type(error).__name__ == "NetworkRefused":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "tokenizer", "text_encoder"])
+def test_a_download_that_was_cut_short_is_completed(cache, saved_pipeline, part, monkeypatch):
+    folder = cached(cache, saved_pipeline[0])
+    shutil.rmtree(folder / part)
+    with pytest.raises(ValueError, match=rf"as a whole \(it lacks {part}/.*network was not used.*download=True"):
+        zoo.load("sd-v1-4", device="cpu")
+    with pytest.raises(ValueError, match="the download failed") as no:
+        zoo.load("sd-v1-4", device="cpu", download=True)
+    assert reached_for_the_network(no.value)
+
+    def download(local_files_only=False, **asked):
+        if not local_files_only:
+            shutil.copytree(saved_pipeline[0] / part, folder / part)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert zoo.load("sd-v1-4", device="cpu", download=True).shape == (4, 8, 8)
+
+
+def test_a_repository_without_safetensors_is_refused(cache, saved_pipeline, monkeypatch):
+    folder = cached(cache, saved_pipeline[0])
+    (folder / zoo.UNET).unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda **asked: str(folder))
+    with pytest.raises(ValueError, match=r"the hub has no unet/diffusion.*wanted a StableDiffusionPipeline"):
+        zoo.load("sd-v1-4", device="cpu", download=True)
+
+
+def test_all_that_a_pipeline_needs_is_asked_of_the_hub(saved_pipeline, tmp_path):
+    folder, _ = saved_pipeline
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    for name in names:
+        if any(fnmatch(name, pattern) for pattern in zoo._HUB_FILES):
+            (tmp_path / "sd" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, tmp_path / "sd" / name)
+    assert zoo.load(tmp_path / "sd", device="cpu").shape == (4, 8, 8)
+    assert not any(fnmatch("unet/diffusion_pytorch_model.bin", pattern) for pattern in zoo._HUB_FILES)
 
 
 def test_a_cached_model_loads_at_its_pinned_revision_and_shows_its_licence_once(cache, saved_pipeline, capsys):
-    alias = zoo.ALIASES["sd-v1-4"]
-    storage = cache / f"models--{alias.hub_id.replace('/', '--')}"
-    shutil.copytree(saved_pipeline[0], storage / "snapshots" / alias.revision)
-    bundle = zoo.load("sd-v1-4", device="cpu")
-    assert bundle.folder == storage / "snapshots" / alias.revision and bundle.shape == (4, 8, 8)
-    zoo.load("sd-v1-4", device="cpu")
+    alias, folder = zoo.ALIASES["sd-v1-4"], cached(cache, saved_pipeline[0])
+    for name in ("sd-v1-4", alias.hub_id):
+        bundle = zoo.load(name, device="cpu")
+        assert bundle.folder == folder and bundle.shape == (4, 8, 8) and bundle.name == alias.hub_id
     assert capsys.readouterr().out.count("CreativeML OpenRAIL-M") == 1
-    shutil.move(storage / "snapshots" / alias.revision, storage / "snapshots" / ("0" * 40))
+    shutil.move(folder, folder.parent / ("0" * 40))
     with pytest.raises(ValueError, match="not in the cache"):  # another revision is another model
         zoo.load("sd-v1-4", device="cpu")
 
