@@ -18,7 +18,7 @@ from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.gan import Generator
 from ddim_tutorial.schedule import linear
 from ddim_tutorial.training import evaluate, fashion, gan
-from ddim_tutorial.training.loop import Settings, build_optimizers, fit, learning_rate
+from ddim_tutorial.training.loop import Settings, build_optimizers, finished, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
 PICTURES = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -76,6 +76,73 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
         assert torch.equal(a, b)
     moved = [not torch.equal(a, b) for a, b in zip(whole.parameters(), run("whole", seed=1).parameters(), strict=True)]
     assert not any(moved), "a finished run trains no further"
+
+
+class Line(nn.Module):
+    """One weight, whose loss is weight * slope(step)."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0]))
+
+
+def slopes(values):
+    """A loss with the gradient values[k] in its k-th step."""
+    values = iter(values)
+    return lambda net: ((net.weight * next(values)).sum(), {"half": torch.tensor(math.nan)})
+
+
+@pytest.mark.parametrize("bad", [1, 3, 4])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, bad):
+    """Whether it comes alone in its line of the log, beside finite ones, or between the log's lines."""
+    settings = replace(SETTINGS, steps=6, log_every=3, save_minutes=0.0)
+    good = replace(settings, steps=bad)
+    if bad:
+        fit(Line(), slopes([1.0] * bad), tmp_path, good, precision="no")
+    before = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(FloatingPointError, match=r"not finite by step .*state\.safetensors"):
+        fit(Line(), slopes([math.nan] + [1.0] * 6), tmp_path, settings, precision="no")
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
+def test_nan_between_two_lines_is_not_averaged_away(tmp_path):
+    settings = replace(SETTINGS, steps=6, log_every=3, save_minutes=60.0)
+    with pytest.raises(FloatingPointError):
+        fit(Line(), slopes([1.0, math.nan, 1.0, 1.0, 1.0, 1.0]), tmp_path, settings, precision="no")
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+def test_the_average_and_the_clipping_are_those_of_the_formulas(tmp_path):
+    """Two steps of AdamW without decay: the average has the decay min(ema, (1 + n) / (10 + n)) at its n-th update, the
+    first of which copies; and gradients of 100 and 1 move the weight alike once they are clipped to 1."""
+    settings = replace(SETTINGS, steps=2, lr=0.1, warmup=1, decay_from=1.0, weight_decay=0.0, ema=0.15)
+    weights = []
+    for gradients in ([100.0, 1.0], [1.0, 1.0]):
+        seen = []
+        average = fit(Line(), slopes(gradients), tmp_path / str(gradients), settings, precision="no",
+                      on_save=lambda ema, step, seen=seen: seen.append(ema.weight.item()))
+        state = load_file(tmp_path / str(gradients) / "state.safetensors")
+        one, two = seen[0], state["model.weight"].item()
+        assert average.weight.item() == pytest.approx(0.15 * one + 0.85 * two, abs=1e-6) != pytest.approx(two)
+        weights.append(two)
+    assert weights[0] == pytest.approx(weights[1], abs=1e-6)
+
+
+def test_seconds_go_on_from_the_checkpoint_and_a_cut_line_of_the_log_is_dropped(tmp_path, capsys):
+    settings = replace(SETTINGS, steps=2, log_every=2)
+    fit(Line(), slopes([1.0] * 2), tmp_path, settings, precision="no")
+    steps, seconds = finished(tmp_path / "state.safetensors")
+    assert steps == 2 and seconds > 0
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 2, "lo')
+    fit(Line(), slopes([1.0] * 2), tmp_path, replace(settings, steps=4, lr=0.5), precision="no")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4] and lines[1]["seconds"] > seconds
+    said = capsys.readouterr().out
+    assert "lr was 0.01, the run goes on with 0.5" in said and "steps was 2" in said and "ema was" not in said
+    (tmp_path / "state.safetensors").write_bytes(b"\x00" * 5)
+    with pytest.raises(ValueError, match=r"state\.safetensors: truncated or damaged"):
+        fit(Line(), slopes([1.0]), tmp_path, settings, precision="no")
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -81,11 +81,20 @@ def test_data_names_what_is_missing(packages, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "DROPPED", "dropped; no such label")
     with pytest.raises(ValueError, match="no such label"):
         recipe.build_data(packages, tmp_path / "data.safetensors")
+    (packages / "emojibase-data-18.0.0").mkdir()
+    with pytest.raises(ValueError, match=r"emojibase-data-17\.0\.0\.tgz, emojibase-data-18\.0\.0 are all emojibase"):
+        recipe.build_data(packages, tmp_path / "data.safetensors")
+    (packages / "emojibase-data-18.0.0").rmdir()
     (packages / "emojibase-data-17.0.0.tgz").unlink()
     with pytest.raises(FileNotFoundError, match="npm pack emojibase-data"):
         recipe.build_data(packages, tmp_path / "data.safetensors")
     with pytest.raises(FileNotFoundError, match="data --packages"):
         recipe.read_data(tmp_path / "none.safetensors")
+    recipe.save_file({"images": torch.zeros(1)}, tmp_path / "other.safetensors", metadata={"labels": "[]"})
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes()[:20])
+    for name in ("other", "cut"):
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors: not this recipe's data, or damaged"):
+            recipe.read_data(tmp_path / f"{name}.safetensors")
 
 
 def test_split_is_disjoint_and_of_the_promised_size():
@@ -331,6 +340,9 @@ def test_export_has_averaged_weights_examples_and_card(exported):
     run, out, data = exported
     card = zoo.verify(out)
     assert card["training"]["diffusion"]["steps"] == 1 and card["parameters"]["unet"] > 0
+    assert "history" not in card and card["quality"] == {}
+    for config in ("vae/config.json", "unet/config.json", "tokenizer/tokenizer_config.json"):
+        assert not {"_name_or_path", "is_local", "local_files_only"} & json.loads((out / config).read_text()).keys()
     weights = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
     state = load_file(run / "diffusion" / "state.safetensors")
     for name, value in weights.items():
@@ -352,16 +364,112 @@ def test_a_fresh_run_starts_from_exported_weights(exported, tmp_path):
     assert tokenizer("red apple").input_ids == recipe.components(run, "tokenizer")[0]("red apple").input_ids
     assert recipe.progress(tmp_path)["diffusion"]["steps"] == 1
     assert (tmp_path / "vae" / "config.json").exists()
+    recipe.prepare(data, tmp_path, out)  # going on with the same command
+    with pytest.raises(ValueError, match=r"the run has .*vae of its own, which would be lost"):
+        recipe.prepare(data, run, out)
+    with pytest.raises(FileNotFoundError, match="vae is not there, wanted the folder of a pipeline"):
+        recipe.prepare(data, tmp_path / "new", tmp_path / "nowhere")
+
+
+def test_progress_counts_the_checkpoint_and_not_the_log(tmp_path):
+    """A run that was killed between two lines of the log, after one that was logged."""
+    (tmp_path / "diffusion").mkdir()
+    for name, steps in (("autoencoder", 7), ("diffusion", 66)):  # the first has a checkpoint before the first line
+        (tmp_path / name).mkdir(exist_ok=True)
+        recipe.save_file({"x": torch.zeros(1)}, tmp_path / name / "state.safetensors",
+                         metadata={"step": str(steps), "seconds": "7200"})
+        lines = [{"step": step, "lr": 1.0, "seconds": 60.0 * step, "loss": 1 / step} for step in (50, 100)]
+        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "diffusion" / "init.json").write_text(json.dumps({"diffusion": {"steps": 100, "hours": 0.5}}))
+    assert recipe.progress(tmp_path) == {"autoencoder": {"steps": 7, "hours": 2.0},
+                                         "diffusion": {"steps": 166, "hours": 2.5, "loss": 0.02}}
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--batch", "0"], ["--decay-from", "2"], ["--warmup", "-1"]])
+def test_impossible_settings_are_refused(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        recipe.main(["--run", str(tmp_path), "diffusion", *arguments])
+    assert "wanted" in capsys.readouterr().err
+
+
+def test_only_training_pictures_are_trained_on(exported):
+    run, _, data = exported
+    vae, tokenizer = recipe.components(run, "vae", "tokenizer")
+    corpus, rows = recipe.corpus(data, vae, tokenizer), (data.split == 0).nonzero()[:, 0]
+    mean, std = recipe.encode(vae, data.images[rows])
+    torch.testing.assert_close(corpus.mean, vae.config.scaling_factor * mean)
+    torch.testing.assert_close(corpus.std, vae.config.scaling_factor * std)
+    names = recipe.tokenise(tokenizer, [data.names[data.objects[row]] for row in rows])
+    for name, tokens, count in zip(names, corpus.tokens, corpus.counts, strict=True):
+        assert (tokens[:count] == name).all(1).any()  # the bare name is one of its captions
+    assert tokenizer.decode(corpus.empty, skip_special_tokens=True) == ""
+
+
+def test_the_autoencoder_learns_from_training_pictures_alone(tmp_path, monkeypatch):
+    """Training pictures are grey, the others random: the trained one has their latents centred, and has moved."""
+    data = small_data()
+    grey = torch.where((data.split == 0).view(-1, 1, 1, 1), data.images // 4 + 96, data.images)
+    monkeypatch.setattr(recipe, "read_data", lambda path: data._replace(images=grey))
+    first = tiny_vae()
+    monkeypatch.setattr(recipe, "new_vae", partial(recipe.new_vae, (16, 16, 16)))
+    seen = []
+    loss = recipe.autoencoder_loss
+    monkeypatch.setattr(recipe, "autoencoder_loss", lambda net, images, batch: (
+        seen.append(images), loss(net, images, batch))[1])
+    recipe.main(["--run", str(tmp_path), "autoencoder", "--steps", "3", "--batch", "4"])
+    assert all(torch.equal(images, grey[data.split == 0]) for images in seen) and len(seen) == 3
+    (vae,) = recipe.components(tmp_path, "vae")
+    mean, _ = recipe.encode(vae, grey[data.split == 0])
+    torch.testing.assert_close(mean.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(mean.std() * vae.config.scaling_factor, torch.tensor(1.0), atol=1e-2, rtol=0)
+    pairs = zip(vae.encoder.parameters(), first.encoder.parameters(), strict=True)
+    assert max((a - b).abs().max() for a, b in pairs) > 1e-5
+
+
+class Fixed(nn.Module):
+    """An autoencoder with a known reconstruction x + error, mean and log variance."""
+
+    def __init__(self, error: float):
+        super().__init__()
+        self.error = nn.Parameter(torch.tensor(error))
+
+    def forward(self, x):
+        return x + self.error, torch.full((1, 4), 2.0), torch.full((1, 4), math.log(3.0))
+
+
+def test_autoencoder_loss_of_a_known_error():
+    """A constant error e: |e| + e^2, nothing in the Laplacian, and the KL divergence of N(2, 3) to N(0, 1)."""
+    images = torch.randint(256, (5, 3, 16, 16), dtype=torch.uint8)
+    loss, figures = recipe.autoencoder_loss(Fixed(0.5), images, 8)
+    kl = 0.5 * (4 + 3 - 1 - math.log(3))
+    seen = [loss.item(), figures["mse"].item(), figures["kl"].item()]
+    assert seen == pytest.approx([0.5 + 0.25 + 1e-3 * kl, 0.25, kl], rel=1e-4)
+
+
+def test_samples_do_not_depend_on_the_batch_and_are_the_pipelines_own(exported):
+    from diffusers import StableDiffusionPipeline
+
+    _, out, _ = exported
+    pipe = StableDiffusionPipeline.from_pretrained(out, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    prompts = ["noto emoji of red apple", "image of blue book", "t-rex"]
+    one, two = (recipe.sample(pipe, prompts, steps=3, scale=5.0, seed=4, batch=batch) for batch in (1, 2))
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+    for i, prompt in enumerate(prompts):
+        wanted = pipe(prompt, num_inference_steps=3, guidance_scale=5.0, output_type="latent",
+                      generator=torch.Generator().manual_seed(4 * 1_000_003 + i)).images
+        torch.testing.assert_close(one[i:i + 1], wanted / pipe.vae.config.scaling_factor, atol=1e-4, rtol=1e-4)
 
 
 def test_the_text_reaches_every_residual_block(exported):
     """The pooled text is part of the time embedding: without any attention the noise still depends on the prompt."""
     _, out, _ = exported
     (unet,) = recipe.components(out, "unet")
-    for name, module in unet.named_modules():
-        if re.search(r"attn2\.to_out\.0$", name):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+    outputs = [module for name, module in unet.named_modules() if re.search(r"attn2\.to_out\.0$", name)]
+    assert len(outputs) >= 5  # of two blocks down, the middle and two up
+    for module in outputs:
+        nn.init.zeros_(module.weight)
+        nn.init.zeros_(module.bias)
     x_t = torch.randn(1, 4, 16, 16)
     with torch.no_grad():
         one, other = (unet(x_t, 500, torch.randn(1, 5, 32)).sample for _ in range(2))
@@ -405,18 +513,62 @@ def test_distances_and_derangement():
 
 def test_evaluation_writes_its_figures_into_the_card(exported, monkeypatch):
     run, out, data = exported
-    monkeypatch.setattr(measures, "sample", lambda pipe, prompts, **_: planted(pipe, data, prompts))
+    asked = []
+    monkeypatch.setattr(recipe, "ALIASES", {"red apple": ["apple"], "blue book": ["book"]})
+    monkeypatch.setattr(measures, "ALIASES", {"red apple": ["apple"], "blue book": ["book"]})
+
+    def sample(pipe, prompts, *, steps, scale, seed=0):
+        asked.append((len(prompts), steps, scale, seed))
+        return planted(pipe, data, prompts)
+
+    monkeypatch.setattr(measures, "sample", sample)
+    titles = []
+    monkeypatch.setattr(measures, "save_grid", lambda path, images, said, columns: (
+        titles.extend(said), recipe.save_grid(path, images, said, columns)))
     quality = measures.emoji(out, run / "data.safetensors", count=20, table_count=10)
     card = zoo.verify(out)
     assert card["quality"] == quality and (out / "samples.png").stat().st_size > 10_000
+    assert card["measured"]["precision"] in ("bf16", "float32")
+    assert "20 trained prompts, 50 steps, guidance 4, picture i from seed i" in card["samples"]
     got = quality["20 trained prompts, 50 steps"]
     assert got["guidance 4"] == {"top-1": 1, "top-5": 1, "style": 1}  # the samples are the pictures asked for
     assert got["guidance 4, prompts shuffled"]["top-1"] < 0.3
     far = quality["latent distance to the nearest training picture, root mean square"]
     assert far["samples, trained prompts"]["median"] < 1e-3 < far["held-out pictures"]["median"]
+    (same,) = (value for key, value in quality.items() if key.startswith("share of the trained prompts"))
+    assert same == 1
+    # held-out pairs: planted are the held-out pictures themselves, so both rows say the same
+    pairs = quality["5 held-out (style, object) pairs, guidance 4"]
+    assert pairs["top-5 of the other styles"] == pairs["the held-out pictures themselves"]
+    assert quality["prompts without a style, guidance 4"] == {  # "book" is of an object that was held out
+        kind: {"top-1": 1, "top-5": 1} for kind in ("20 of 'image of NAME'", "1 of 'image of ALIAS'", "1 of 'ALIAS'")}
+    assert quality["3 prompts for objects it never saw, among all pictures, theirs as well"] == {
+        "top-1": 1, "top-5": 1, "style": 1}
+    # which runs: three scales, the pairs, three kinds without style, the unseen, then the table less what was drawn
+    table = [(10, steps, scale, 0) for steps in (5, 10, 20, 50, 100) for scale in (1.0, 2.0, 4.0, 7.5)]
+    assert asked == [(20, 50, 1.0, 0), (20, 50, 4.0, 0), (20, 50, 7.5, 0), (5, 50, 4.0, 1), (20, 50, 4.0, 2),
+                     (1, 50, 4.0, 2), (1, 50, 4.0, 2), (3, 50, 4.0, 3)] + [
+                         run for run in table if run[1] != 50 or run[2] == 2.0]
+    assert titles == measured_prompts(data, 20)
+    other = run.parent / "other.safetensors"
+    other.write_bytes((run / "data.safetensors").read_bytes())
+    monkeypatch.setattr(measures, "read_data", lambda path: data._replace(split=data.split.roll(3)))
+    with pytest.raises(ValueError, match="its held-out pictures are not those of"):
+        measures.emoji(out, other)
+
+
+def measured_prompts(data: recipe.Emoji, count: int) -> list[str]:
+    """The prompts of the evaluation, chosen as its docstring says: seeded, among the training pictures."""
+    train = (data.split == 0).nonzero()[:, 0]
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
+    return data.captions(train[order].tolist())
 
 
 def planted(pipe, data: recipe.Emoji, prompts: list[str]) -> torch.Tensor:
-    """The latent means of the very pictures that the prompts name."""
-    rows = [data.captions().index(prompt) for prompt in prompts]
+    """The latent means of the very pictures that the prompts name, or of the object's first training picture."""
+    captions, rows = data.captions(), []
+    for prompt in prompts:
+        name = prompt.removeprefix("image of ").replace("apple", "red apple").replace("red red", "red")
+        rows.append(captions.index(prompt) if prompt in captions else next(
+            i for i, text in enumerate(captions) if text.endswith(f" of {name}") and data.split[i] == 0))
     return recipe.encode(pipe.vae, data.images)[0][rows]

@@ -27,15 +27,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
+from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.jump import add_noise
 from ddim_tutorial.schedule import scaled_linear
-from ddim_tutorial.training.loop import Settings, fit, mixed_precision
+from ddim_tutorial.training.loop import Settings, finished, fit, mixed_precision
 
 RUN = Path("runs/emoji")
 ZOO = Path(__file__).parents[1] / "zoo" / "emoji"
@@ -161,8 +163,11 @@ class Package:
         found = sorted([*folder.glob(f"{stem}-[0-9]*"), *folder.glob(f"node_modules/{name}"), *folder.glob(name)])
         if not found:
             raise FileNotFoundError(f"{folder}: no package {name} in it (neither {stem}-VERSION.tgz nor a folder); "
-                                    f"run `npm pack {name}` there")
-        path = found[-1]
+                                    f"run `npm pack {name}@VERSION` there, with the version at the top of {__name__}")
+        if len(found) > 1:
+            raise ValueError(f"{folder}: {', '.join(path.name for path in found)} are all {name}; leave one of them: "
+                             "another version is another data set")
+        path = found[0]
         if path.is_dir():
             root = path / "package" if (path / "package").is_dir() else path
             self._files: dict[str, Path | bytes] = {p.relative_to(root).as_posix(): p
@@ -259,9 +264,12 @@ def read_data(path: Path = RUN / "data.safetensors") -> Emoji:
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} is not there: build it by python -m ddim_tutorial.training.emoji data "
                                 "--packages FOLDER (the four npm packages are named at the top of that file)")
-    with safe_open(path, "pt") as file:
-        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
-        return Emoji(**{key: file.get_tensor(key) for key in file.keys()}, **metadata)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+            return Emoji(**{key: file.get_tensor(key) for key in file.keys()}, **metadata)
+    except (SafetensorError, TypeError) as error:
+        raise ValueError(f"{path}: not this recipe's data, or damaged ({error}); build it again") from error
 
 
 # --------------------------------------------------------------------------------------------------------- captions
@@ -307,7 +315,8 @@ def vocabulary_texts(data: Emoji) -> list[str]:
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path, size: int = 2300):
-    """A CLIPTokenizer with a byte-level BPE vocabulary of its own, trained on ``texts`` and saved in ``folder``."""
+    """A CLIPTokenizer with a byte-level BPE vocabulary of its own, trained on ``texts`` and saved in ``folder``. The
+    tokens are the same each time, but not all their ids: merges of equal frequency come in any order."""
     from tokenizers import pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -486,8 +495,9 @@ def train_autoencoder(run: Path = RUN, steps: int = 2600, batch: int = 16, compi
 
     settings = Settings(steps=steps, lr=8e-4, log_every=50)
     ema = fit(model, partial(autoencoder_loss, images=train, batch=batch), run / "autoencoder", settings, on_save=look)
-    centre(ema.vae, train)
-    ema.vae.save_pretrained(run / "vae")
+    if PartialState().is_main_process:
+        centre(ema.vae, train)
+        ema.vae.save_pretrained(run / "vae")
 
 
 # -------------------------------------------------------------------------------------------------------- diffusion
@@ -547,7 +557,7 @@ def sample(pipe, prompts: list[str], *, steps: int = 50, scale: float = 4.0, see
            batch: int = 50) -> Tensor:
     """Latents (N, 4, H, W), not scaled, through the diffusers pipeline; picture i has a generator of its own."""
     parts = []
-    for first in range(0, len(prompts), batch):
+    for first in tqdm(range(0, len(prompts), batch), desc=f"{len(prompts)} pictures", leave=False):
         part = prompts[first:first + batch]
         generators = [torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(part))]
         # the state stays float32, the networks compute in bf16 where training did
@@ -588,6 +598,9 @@ def components(folder: Path, *names: str) -> list[Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    for name in names:
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"{folder / name} is not there, wanted the folder of a pipeline with {name}/ in it")
     classes = {"vae": AutoencoderKL, "unet": UNet2DConditionModel, "text_encoder": CLIPTextModel,
                "tokenizer": CLIPTokenizer}
     return [classes[name].from_pretrained(folder / name, local_files_only=True,
@@ -597,22 +610,32 @@ def components(folder: Path, *names: str) -> list[Any]:
 
 def prepare(data: Emoji, run: Path, init: Path | None):
     """(vae, tokenizer, text encoder, unet) to start from: ``init``'s, or the run's autoencoder and new networks."""
-    if init is not None and not (run / "diffusion" / "init.json").exists():
-        vae, tokenizer = components(init, "vae", "tokenizer")
-        vae.save_pretrained(run / "vae")
-        tokenizer.save_pretrained(run / "tokenizer")
-        (run / "diffusion").mkdir(parents=True, exist_ok=True)
-        card = json.loads((init / "card.json").read_text()) if (init / "card.json").exists() else {}
-        (run / "diffusion" / "init.json").write_text(json.dumps(card.get("training", {})))
-    if not (run / "vae").exists():
-        raise FileNotFoundError(f"{run / 'vae'} is not there: train the autoencoder first, or give --init FOLDER")
-    if not (run / "tokenizer").exists():
-        train_tokenizer(vocabulary_texts(data), run / "tokenizer")
+    with PartialState().main_process_first():  # the others find the files
+        if init is not None and not (run / "diffusion" / "init.json").exists():
+            take_over(init, run)
+        if not (run / "vae").exists():
+            raise FileNotFoundError(f"{run / 'vae'} is not there: train the autoencoder first, or give --init FOLDER")
+        if not (run / "tokenizer").exists():
+            train_tokenizer(vocabulary_texts(data), run / "tokenizer")
     vae, tokenizer = components(run, "vae", "tokenizer")
     if init is not None:
         return vae, tokenizer, *components(init, "text_encoder", "unet")
     torch.manual_seed(0)
     return vae, tokenizer, new_text_encoder(len(tokenizer)), new_unet()
+
+
+def take_over(init: Path, run: Path) -> None:
+    """Copy the autoencoder and the tokenizer of the pipeline in ``init`` into a new run, and what it cost to train."""
+    mine = [run / name for name in ("vae", "tokenizer", "diffusion/state.safetensors") if (run / name).exists()]
+    if mine:
+        raise ValueError(f"--init {init}: the run has {mine[0]} of its own, which would be lost; go on without --init, "
+                         "or give another --run")
+    vae, tokenizer = components(init, "vae", "tokenizer")
+    vae.save_pretrained(run / "vae")
+    tokenizer.save_pretrained(run / "tokenizer")
+    (run / "diffusion").mkdir(parents=True, exist_ok=True)
+    card = json.loads((init / "card.json").read_text()) if (init / "card.json").exists() else {}
+    (run / "diffusion" / "init.json").write_text(json.dumps(card.get("training", {})))
 
 
 def matrices(model: nn.Module) -> set[str]:
@@ -622,7 +645,8 @@ def matrices(model: nn.Module) -> set[str]:
 
 
 def train_diffusion(run: Path = RUN, steps: int = 14_000, batch: int = 64, lr: float = 1.5e-3, *, seed: int = 0,
-                    decay_from: float = 0.6, init: Path | None = None, compiled: bool = False) -> None:
+                    warmup: int = 500, decay_from: float = 0.6, init: Path | None = None,
+                    compiled: bool = False) -> None:
     """Train text encoder and UNet in ``run``/diffusion, from ``init`` if given, else from the beginning."""
     data = read_data(run / "data.safetensors")
     vae, tokenizer, text_encoder, unet = prepare(data, run, init)
@@ -638,7 +662,7 @@ def train_diffusion(run: Path = RUN, steps: int = 14_000, batch: int = 64, lr: f
         latents = sample(new_pipeline(vae, ema.text_encoder, tokenizer, ema.unet), list(LOOK), steps=25)
         save_grid(run / "diffusion" / f"samples-{step:06d}.png", decode(vae, latents), list(LOOK), columns=8)
 
-    settings = Settings(steps=steps, lr=lr, warmup=500, decay_from=decay_from, log_every=100, seed=seed)
+    settings = Settings(steps=steps, lr=lr, warmup=warmup, decay_from=decay_from, log_every=100, seed=seed)
     fit(model, partial(diffusion_loss, corpus=examples, batch=batch), run / "diffusion", settings, on_save=look,
         matrices=matrices(model))
 
@@ -667,20 +691,20 @@ def trained(run: Path):
 
 
 def progress(run: Path) -> dict[str, dict[str, Any]]:
-    """Steps, hours and losses of both trainings at their last checkpoint, with those of the weights that the run
-    started from."""
+    """Steps, hours (by the clock) and losses (of the last line of the log) of both trainings at their last checkpoint;
+    steps and hours of the weights that the run started from are added."""
     init = run / "diffusion" / "init.json"
     parts: dict[str, dict[str, Any]] = json.loads(init.read_text()) if init.exists() else {}
     for name in ("autoencoder", "diffusion"):
-        log = run / name / "log.jsonl"
-        if log.exists():
-            with safe_open(run / name / "state.safetensors", "pt") as file:
-                step = int(file.metadata()["step"])
+        log, state = run / name / "log.jsonl", run / name / "state.safetensors"
+        if log.exists() and state.exists():
+            step, seconds = finished(state)
             lines = [json.loads(line) for line in log.read_text().splitlines()]
-            last, before = [line for line in lines if line["step"] <= step][-1], parts.get(name, {})
+            last = ([{}] + [line for line in lines if line["step"] <= step])[-1]
             losses = {key: round(value, 5) for key, value in last.items() if key not in ("step", "lr", "seconds")}
-            parts[name] = {"steps": last["step"] + before.get("steps", 0),
-                           "hours": round(last["seconds"] / 3600 + before.get("hours", 0), 2), **losses}
+            before = parts.get(name, {})
+            parts[name] = {"steps": step + before.get("steps", 0),
+                           "hours": round(seconds / 3600 + before.get("hours", 0), 2), **losses}
     return parts
 
 
@@ -688,32 +712,31 @@ def write_examples(data: Emoji, path: Path) -> None:
     """The held-out pictures: images (N, 3, 64, 64) uint8, labels (N,) int64 into the object names; the metadata has
     the captions, the names, and whether the style or the object is held out."""
     rows = (data.split > 0).nonzero()[:, 0].tolist()
-    kinds = ["" if k == 0 else "pair" if k == 1 else "object" for k in data.split[rows].tolist()]
+    kinds = ["pair" if k == 1 else "object" for k in data.split[rows].tolist()]
     save_file({"images": data.images[rows].contiguous(), "labels": data.objects[rows].contiguous()}, path,
               metadata={"captions": json.dumps(data.captions(rows)), "names": json.dumps(data.names),
                         "held_out": json.dumps(kinds)})
 
 
-# the bundled weights were not made in one go
-HISTORY = ("Updates 1 to 4,800: AdamW, 32 pictures each, rate 8e-4 with a cosine to its end, floor 0.3 in the loss, "
-           "uniform times, 60 % evaluation captions. Then Muon and the recipe as it stands: 230 updates at a rate of "
-           "1.2e-3 with 90 % evaluation captions, the rest at 1.5e-3 until update 6,924. From its average, in fp16, "
-           "1,350 more (--init, --seed 1, --steps 1350 --decay-from 0.55) with a warm-up of 100, on a processor "
-           "without bf16: in float32, the 3 x 3 convolutions by Winograd's algorithm (equal to 1e-5). The hours "
-           "include about 0.5 in which the training was halted.")
+def amend(path: Path, without: Iterable[str] = (), **entries: Any) -> None:
+    """Add entries to a JSON file, or take some out."""
+    content = {key: value for key, value in json.loads(path.read_text()).items() if key not in without}
+    path.write_text(json.dumps(content | entries, indent=2) + "\n")
 
 
 def export(run: Path = RUN, folder: Path = ZOO) -> None:
     """Write the pipeline as fp16 safetensors with examples and card; a measured quality in the card is dropped,
-    for it belongs to other weights."""
+    for it belongs to other weights. ``run``/history.txt, if there is one, goes into the card: what a command line does
+    not say of how the weights came about."""
     from ddim_tutorial.zoo import write_card
 
     data = read_data(run / "data.safetensors")
     pipe = trained(run).to(torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
     # transformers would load the text encoder in the dtype of its file and diffusers the rest in float32
-    config = folder / "text_encoder" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
+    amend(folder / "text_encoder" / "config.json", dtype="float32")
+    for config in ("vae/config.json", "tokenizer/tokenizer_config.json"):  # where they were says nobody anything
+        amend(folder / config, without=("_name_or_path", "is_local", "local_files_only"))
     write_examples(data, folder / "examples.safetensors")
     training = progress(run)
     parts = ("unet", "text_encoder", "vae")
@@ -723,20 +746,32 @@ def export(run: Path = RUN, folder: Path = ZOO) -> None:
                  "training pictures": int((data.split == 0).sum()), "packages": data.packages},
         "licence": "weights MIT; pictures: Noto Emoji Apache-2.0, Twemoji CC BY 4.0, Fluent Emoji MIT",
         "command": [f"python -m ddim_tutorial.training.emoji {part}"
-                    for part in ("data --packages FOLDER", "autoencoder", "diffusion", "export")],
+                    for part in ("data --packages FOLDER", "autoencoder", "diffusion", "export")] + [
+                        "python -m ddim_tutorial.training.evaluate emoji"],
         "hours": round(sum(part["hours"] for part in training.values()), 2), "training": training,
-        "history": HISTORY,
+        **({"history": history.read_text().strip()} if (history := run / "history.txt").exists() else {}),
         "parameters": {part: sum(p.numel() for p in getattr(pipe, part).parameters()) for part in parts},
         "aliases": ALIASES,
         "quality": {},
         "weaknesses": ["It knows the names of its training pictures, in three styles, and little else: a prompt of "
                        "other words gives an object it has seen or a blend.",
-                       "Much of it is memory: what it draws for a trained prompt lies nearer to a training picture "
-                       "than held-out pictures do (the distances under quality). Asked for an object in a style in "
-                       "which it never saw it, it mostly draws the object, but in another style.",
-                       "Fine detail is soft, and things of many thin parts stay unclear.",
                        "One object on white; no scenes, no counting, no text, no people."]})
     print(f"{folder}: {sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up, of the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value}, wanted 1 or more")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {value}, wanted 0 to 1")
+    return value
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -748,12 +783,13 @@ def main(arguments: list[str] | None = None) -> None:
                                              help="folder with the four npm packages, as .tgz or unpacked")
     for name, steps, batch in (("autoencoder", 2600, 16), ("diffusion", 14_000, 64)):
         command = commands.add_parser(name)
-        command.add_argument("--steps", type=int, default=steps)
-        command.add_argument("--batch", type=int, default=batch)
+        command.add_argument("--steps", type=positive, default=steps)
+        command.add_argument("--batch", type=positive, default=batch)
         command.add_argument("--compile", action="store_true", dest="compiled", help="torch.compile the network")
     command.add_argument("--lr", type=float, default=1.5e-3)
     command.add_argument("--seed", type=int, default=0, help="another one when going on from --init")
-    command.add_argument("--decay-from", type=float, default=0.6, help="fraction of the steps at the full rate")
+    command.add_argument("--warmup", type=positive, default=500, help="steps over which the rate rises")
+    command.add_argument("--decay-from", type=fraction, default=0.6, help="fraction of the steps at the full rate")
     command.add_argument("--init", type=Path, help="folder of an exported pipeline to start from")
     commands.add_parser("export").add_argument("--folder", type=Path, default=ZOO)
     options = vars(parser.parse_args(arguments))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -97,9 +97,9 @@ def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: 
     return (x if wide else x.T).to(matrix.dtype)
 
 
-class Muon(torch.optim.Muon):
-    """torch's Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), for convolutions as well: each
-    update is orthogonalised, so that what few examples ask for moves the weights as much as what many do."""
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) with torch's defaults, for convolutions as
+    well: each update is orthogonalised, so that what few examples ask for moves the weights as much as what many do."""
 
     def __init__(self, weights: list[Tensor], lr: float, weight_decay: float):
         self.weights = weights
@@ -107,7 +107,8 @@ class Muon(torch.optim.Muon):
         for matrix, weight in zip(matrices, weights, strict=True):
             if matrix.data_ptr() != weight.data_ptr():
                 raise ValueError(f"a weight of shape {tuple(weight.shape)} does not lie in memory as a matrix")
-        super().__init__(matrices, lr=lr, weight_decay=weight_decay)
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95, "ns_steps": 5,
+                                    "ns_coefficients": (3.4445, -4.775, 2.0315), "eps": 1e-7})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -143,18 +144,30 @@ def _flatten(model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> di
     return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in parts.items()}
 
 
-def save_state(path: Path, step: int, model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> None:
+def save_state(path: Path, step: int, seconds: float, model: nn.Module, ema: AveragedModel,
+               optimizers: Optimizers) -> None:
     """Write everything a resumed run needs to one file, by a temporary name and a rename."""
     temporary = path.with_suffix(".tmp")
-    save_file(_flatten(model, ema, optimizers), temporary, metadata={"step": str(step)})
+    save_file(_flatten(model, ema, optimizers), temporary, metadata={"step": str(step), "seconds": str(seconds)})
     os.replace(temporary, path)
 
 
-def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> int:
-    """Read :func:`save_state`'s file back into these objects; return the number of finished steps."""
+def finished(path: Path) -> tuple[int, float]:
+    """Steps and seconds of training in :func:`save_state`'s file. ValueError for one that is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated or damaged ({error}); put a copy back, or remove the run's folder and "
+                         "begin anew") from error
+    return int(metadata["step"]), float(metadata.get("seconds", 0))
+
+
+def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> tuple[int, float]:
+    """Read :func:`save_state`'s file back into these objects; return its steps and seconds."""
+    done = finished(path)
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}} | {name: {} for name in optimizers}
     with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
         for key in file.keys():
             room, name = key.split(".", 1)
             groups[room][name] = file.get_tensor(key)
@@ -162,7 +175,7 @@ def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizers: Opt
     ema.load_state_dict(groups["ema"])
     for name, optimizer in optimizers.items():
         _load_optimizer(optimizer, groups[name])
-    return step
+    return done
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, entries: dict[str, Tensor]) -> None:
@@ -183,11 +196,27 @@ def _seed_step(seed: int, step: int, process: int) -> None:
 
 
 def _trim_log(path: Path, step: int) -> list[dict]:
-    """Keep the log's lines up to ``step``: what came after the checkpoint will be computed again."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    kept = [line for line in lines if line["step"] <= step]
+    """Keep the log's lines up to ``step``: what came after the checkpoint will be computed again. A line that a kill
+    cut short ends what is kept."""
+    kept = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        kept += [line] if line["step"] <= step else []
     path.write_text("".join(json.dumps(line) + "\n" for line in kept))
     return kept
+
+
+def _write_settings(path: Path, settings: Settings) -> None:
+    """Store the settings; say what differs from those that the run was begun with."""
+    new = json.loads(json.dumps(asdict(settings)))
+    old = json.loads(path.read_text()) if path.exists() else new
+    for name, value in new.items():
+        if old.get(name) != value:
+            print(f"{path}: {name} was {old.get(name)}, the run goes on with {value}", flush=True)
+    path.write_text(json.dumps(new, indent=2) + "\n")
 
 
 def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Settings, *, precision: str | None = None,
@@ -198,6 +227,8 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
     every step; ``figures`` are scalars for the log. ``folder`` holds the run: if it has a state, training goes on
     from there. ``on_save(ema_model, step)`` runs after every checkpoint (pictures to look at). ``matrices`` names the
     parameters that Muon updates; AdamW has the rest.
+
+    Raises FloatingPointError for a loss that is not finite, before anything is saved; ValueError for a damaged state.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,10 +240,11 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
     optimizers = build_optimizers(model, settings, matrices)  # on the device: Muon's matrices share the weights' memory
     steppers = [accelerator.prepare(optimizer) for optimizer in optimizers.values()]
     state, log = folder / "state.safetensors", folder / "log.jsonl"
-    first = load_state(state, model, ema, optimizers) if state.exists() else 0
-    history = _trim_log(log, first) if accelerator.is_main_process else []
-    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
-    spent = history[-1]["seconds"] if history else 0.0
+    first, spent = load_state(state, model, ema, optimizers) if state.exists() else (0, 0.0)
+    history: list[dict] = []
+    if accelerator.is_main_process:
+        history = _trim_log(log, first)
+        _write_settings(folder / "settings.json", settings)
     started = saved = time.monotonic()
     window: dict[str, list[Tensor]] = {}
     bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, mininterval=5,
@@ -232,21 +264,23 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
         ema.update_parameters(accelerator.unwrap_model(net))
         for name, value in {"loss": loss, **figures}.items():
             window.setdefault(name, []).append(value.detach().float())
-        done = step + 1
-        if accelerator.is_main_process and (done % settings.log_every == 0 or done == settings.steps):
-            line = {"step": done, "lr": learning_rate(step, settings), "seconds": spent + time.monotonic() - started}
+        done, seconds = step + 1, spent + time.monotonic() - started
+        logs = done % settings.log_every == 0 or done == settings.steps
+        due = done == settings.steps or time.monotonic() - saved > 60 * settings.save_minutes
+        if (logs or due) and not torch.stack(window["loss"]).isfinite().all():
+            raise FloatingPointError(f"the loss was not finite by step {done}; nothing was saved since {state}: lower "
+                                     "the learning rate and start the same command again")
+        if accelerator.is_main_process and logs:
+            line = {"step": done, "lr": learning_rate(step, settings), "seconds": seconds}
             line |= {name: torch.stack(values).nanmean().item() for name, values in window.items()}
-            window.clear()
             history.append(line)
             with log.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
-            if not math.isfinite(line["loss"]):
-                raise FloatingPointError(f"the loss at step {done} is {line['loss']}: the last good state is {state}; "
-                                         "lower the learning rate and start the same command again")
-        due = done == settings.steps or time.monotonic() - saved > 60 * settings.save_minutes
+        if logs:
+            window.clear()
         if accelerator.is_main_process and due:
-            save_state(state, done, accelerator.unwrap_model(net), ema, optimizers)
+            save_state(state, done, seconds, accelerator.unwrap_model(net), ema, optimizers)
             plot_curve(history, folder / "curve.png")
             saved = time.monotonic()
             if on_save is not None:
