@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ddim_tutorial import zoo
@@ -131,16 +131,18 @@ def test_the_average_and_the_clipping_are_those_of_the_formulas(tmp_path):
 def test_seconds_go_on_from_the_checkpoint_and_a_cut_line_of_the_log_is_dropped(tmp_path, capsys):
     settings = replace(SETTINGS, steps=2, log_every=2)
     fit(Line(), slopes([1.0] * 2), tmp_path, settings, precision="no")
-    steps, seconds = finished(tmp_path / "state.safetensors")
+    state = tmp_path / "state.safetensors"
+    steps, seconds = finished(state)
     assert steps == 2 and seconds > 0
+    save_file(load_file(state), state, metadata={"step": "2", "seconds": "5000"})
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 2, "lo')
     fit(Line(), slopes([1.0] * 2), tmp_path, replace(settings, steps=4, lr=0.5), precision="no")
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 4] and lines[1]["seconds"] > seconds
+    assert [line["step"] for line in lines] == [2, 4] and lines[1]["seconds"] > 5000
     said = capsys.readouterr().out
     assert "lr was 0.01, the run goes on with 0.5" in said and "steps was 2" in said and "ema was" not in said
-    (tmp_path / "state.safetensors").write_bytes(b"\x00" * 5)
+    state.write_bytes(b"\x00" * 5)
     with pytest.raises(ValueError, match=r"state\.safetensors: truncated or damaged"):
         fit(Line(), slopes([1.0]), tmp_path, settings, precision="no")
 
@@ -164,6 +166,7 @@ def test_muon_turns_a_gradient_into_an_orthogonal_update(layout):
     assert [len(group["params"]) for group in optimizers["optimizer"].param_groups] == [1]  # the bias
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has it from 2.9 on")
 @pytest.mark.parametrize("shape", [(8, 54), (54, 8), (16, 16)])
 def test_muon_agrees_with_torch_in_whatever_precision_it_computes(shape):
     """torch's own step computes in bf16, eight bits; ten steps from the same gradients end within one in fifty."""
