@@ -384,8 +384,8 @@ def _assemble(folder: Path, device: torch.device, dtype: torch.dtype) -> "Stable
 
 
 def _tokenizer(folder: Path, text: Any) -> Any:
-    """The tokenizer, refused where it does not go with the text encoder's configuration: with a lost vocabulary, say,
-    it would read every prompt as the same unknown words."""
+    """The tokenizer, refused where the text encoder does not take its tokens, or where its vocabulary is lost: it would
+    read every prompt as the same unknown words."""
     from transformers import CLIPTokenizer
 
     if lost := _lost(folder):
@@ -396,7 +396,7 @@ def _tokenizer(folder: Path, text: Any) -> Any:
         raise ValueError(f"{folder / 'tokenizer'}: cannot be read ({type(error).__name__}: {error}); {_AGAIN}"
                          ) from error
     longest, rows = text.max_position_embeddings, text.vocab_size
-    if tokenizer.model_max_length > longest or not rows / 2 < len(tokenizer) <= rows:
+    if tokenizer.model_max_length > longest or len(tokenizer) > rows:
         raise ValueError(f"{folder / 'tokenizer'}: {len(tokenizer)} tokens, prompts of {tokenizer.model_max_length}, "
                          f"where the text encoder knows {rows} and takes {longest}; {_AGAIN}")
     return tokenizer
