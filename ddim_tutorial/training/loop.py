@@ -268,8 +268,8 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
         logs = done % settings.log_every == 0 or done == settings.steps
         due = done == settings.steps or time.monotonic() - saved > 60 * settings.save_minutes
         if (logs or due) and not torch.stack(window["loss"]).isfinite().all():
-            raise FloatingPointError(f"the loss was not finite by step {done}; nothing was saved since {state}: lower "
-                                     "the learning rate and start the same command again")
+            raise FloatingPointError(f"the loss was not finite by step {done}; the last good state, if there is one, "
+                                     f"is {state}: lower the learning rate and start the same command again")
         if accelerator.is_main_process and logs:
             line = {"step": done, "lr": learning_rate(step, settings), "seconds": seconds}
             line |= {name: torch.stack(values).nanmean().item() for name, values in window.items()}
