@@ -10,13 +10,15 @@ No weights and no training: what a perfect network would say, so every claim abo
 :math:`r_k` being the posterior weight of component k. This form has no cancellation for small :math:`\sigma`.
 """
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .jump import Images
+from .jump import Images, require_images
 from .schedule import Schedule
 
 
@@ -33,6 +35,9 @@ class Mixture:
     schedule: Schedule
 
     def _parts(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        if x_t.shape[1:] != self.means.shape[1:]:
+            raise ValueError(f"x_t has shape {tuple(x_t.shape)}, wanted images like the data, "
+                             f"{tuple(self.means.shape[1:])} each")
         ab = self.schedule.alpha_bar[t.cpu()].to(x_t.device)[:, None]
         x, means = x_t.double().flatten(1), self.means.to(x_t.device).flatten(1)
         V = ab * self.stds.to(x_t.device) ** 2 + 1 - ab  # (B, K)
@@ -56,12 +61,14 @@ def mixture(means: Float[Tensor, " K *dims"], stds: Float[Tensor, " K"] | float,
             schedule: Schedule) -> Mixture:
     """Exact E[eps | x_t] for data sum_k weights_k N(means_k, stds_k^2 I). means: (K, *dims); stds: (K,) or a number;
     weights: (K,), positive, normalised here."""
-    stds = torch.as_tensor(stds, dtype=torch.float64).expand(len(means))
-    weights = torch.as_tensor(weights, dtype=torch.float64)
-    if weights.shape != (len(means),) or not bool((weights > 0).all()):
-        raise ValueError(f"weights={weights.tolist()} for {len(means)} components: pass {len(means)} positive numbers")
-    if not bool((stds >= 0).all()):
-        raise ValueError(f"stds={stds.tolist()}: pass numbers >= 0")
+    require_images("means", means)
+    K = len(means)
+    stds, weights = (torch.as_tensor(values, dtype=torch.float64) for values in (stds, weights))
+    if weights.shape != (K,) or not bool((weights.isfinite() & (weights > 0)).all()):
+        raise ValueError(f"weights={weights.tolist()} for {K} components: pass {K} positive numbers")
+    if stds.shape not in ((), (K,)) or not bool((stds.isfinite() & (stds >= 0)).all()):
+        raise ValueError(f"stds={stds.tolist()} for {K} components: pass one number >= 0, or {K}")
+    stds = stds.expand(K)
     return Mixture(means.double(), stds, weights / weights.sum(), schedule)
 
 
@@ -70,9 +77,9 @@ def gaussian(mean: Float[Tensor, "*dims"] | float, std: float, schedule: Schedul
 
     mean: (\*dims) or a number for every entry; std >= 0. Returns an EpsModel that computes in float64 whatever x_t is.
     """
-    if not std >= 0:
-        raise ValueError(f"std={std}: pass a number >= 0")
     mean = torch.as_tensor(mean, dtype=torch.float64)
+    if not isinstance(std, Real) or not 0 <= std < math.inf or not mean.isfinite().all():
+        raise ValueError(f"mean={mean.tolist()}, std={std!r}: pass finite numbers, std >= 0")
 
     def eps(x_t: Images, t: Int[Tensor, " B"]) -> Images:
         x = x_t.double()

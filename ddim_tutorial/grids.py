@@ -137,13 +137,13 @@ def to_png(figure: "matplotlib.figure.Figure") -> bytes:
     return _png(Image.open(buffer).convert("RGB").quantize(256))
 
 
-def show(figure: "matplotlib.figure.Figure", alt: str) -> None:
+def show(fig: "matplotlib.figure.Figure", alt: str) -> None:
     """Display a figure as a PNG with ``alt``, the text for those who cannot see it, and close it."""
     import matplotlib.pyplot as plt
     from IPython.display import Image, display
 
-    display(Image(to_png(figure), alt=_alt(alt)))
-    plt.close(figure)
+    display(Image(to_png(fig), alt=_alt(alt)))
+    plt.close(fig)
 
 
 class Flipbook:

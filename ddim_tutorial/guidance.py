@@ -15,6 +15,7 @@ from .schedule import Schedule
 
 def _combine(eps_u: Tensor, eps_c: Tensor, scale: float) -> Tensor:
     """eps_u + scale (eps_c - eps_u); Ho & Salimans' w is scale - 1 (arXiv:2207.12598, Eq. 6)."""
+    require_like("the conditional model's eps", eps_c, eps_u)
     return eps_u + scale * (eps_c - eps_u)
 
 
@@ -30,10 +31,8 @@ def cfg(conditional: EpsModel, unconditional: EpsModel, scale: float) -> EpsMode
     no finite number is refused (ValueError).
     """
     _require_scale(scale)
-    if scale == 1:
-        return conditional
-    if scale == 0:
-        return unconditional
+    if scale in (0, 1):
+        return conditional if scale else unconditional
     return lambda x_t, t: _combine(unconditional(x_t, t), conditional(x_t, t), scale)
 
 
@@ -51,8 +50,7 @@ def cfg_batched(model: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Sh
         return c.expand(batch, *c.shape[1:])
 
     if scale in (0, 1):
-        only = condition if scale == 1 else null_condition
-        return lambda x_t, t: model(x_t, t, rows(only, len(x_t)))
+        return lambda x_t, t: model(x_t, t, rows(condition if scale else null_condition, len(x_t)))
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
         both = torch.cat([rows(null_condition, len(x_t)), rows(condition, len(x_t))])
@@ -75,12 +73,12 @@ def classifier(model: EpsModel, log_prob: Callable[[Tensor, Tensor], Tensor], sc
         return model
 
     def guided(x_t: Tensor, t: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            values = log_prob(x, t)
-            if values.shape != t.shape:
-                raise ValueError(f"log_prob returned shape {tuple(values.shape)}, wanted {tuple(t.shape)}: "
-                                 "one log-probability per image")
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x_t.detach().clone().requires_grad_()
+            values = log_prob(x, t.clone())
+            if getattr(values, "shape", None) != t.shape or not values.requires_grad:
+                raise ValueError(f"log_prob returned {values!r:.60}, wanted shape {tuple(t.shape)}: one "
+                                 "log-probability per image, differentiable in x_t")
             (grad,) = torch.autograd.grad(values.sum(), x)
         eps = model(x_t, t)
         require_like("the model's eps", eps, x_t)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from .jump import EpsModel, Images, predicted_eps, require_images
 from .sampling import ddim_step, sample
-from .schedule import Schedule, check_times
+from .schedule import Schedule, check_times, require_int
 
 PATIENCE = 5  # iterations without a better residual before a step is called stagnant
 
@@ -87,7 +88,7 @@ def invert(model: EpsModel, x_0: Images, times: Sequence[int], schedule: Schedul
     x, up = _door(x_0, times, schedule)
     unsolved = torch.full((len(x),), math.nan)
     if eps_time == "source":
-        x = sample(model, x, up, schedule)
+        x = sample(model, x.detach(), up, schedule)
     elif eps_time == "target":
         with torch.no_grad():
             for s, t in pairwise(up):
@@ -122,7 +123,8 @@ def _solve_step(model: EpsModel, x_s: Tensor, s: int, t: int, schedule: Schedule
         evaluations += 1
         residual = _norm(g - z) / _norm(z).clamp(min=torch.finfo(torch.float64).tiny)
         running = (smallest > tol) & (since < PATIENCE)
-        better = running & (residual < smallest)
+        # the first g is taken whatever it is, so that NaN from the network is seen, not replaced by x_s
+        better = running & (residual < smallest) if evaluations > 1 else running
         best, smallest = _where(better, g, best), torch.where(better, residual, smallest)
         since = torch.where(better, 0, since + 1)
         z = g
@@ -140,10 +142,9 @@ def invert_fixed_point(model: EpsModel, x_0: Images, times: Sequence[int], sched
     rho^2 = (1 - ab)/ab: few steps, several modes and guidance break it. A step that is not solved shows in
     ``residual`` and ``converged`` and raises a RuntimeWarning; the best iterate is used.
     """
-    if not tol > 0:
+    if not isinstance(tol, Real) or not tol > 0:
         raise ValueError(f"tol={tol}: pass a positive relative tolerance, such as 1e-6")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter={max_iter!r}: pass an int >= 1")
+    require_int("max_iter", max_iter, 1)
     x, up = _door(x_0, times, schedule)
     per_step = []
     with torch.no_grad():

@@ -37,10 +37,12 @@ def require_images(name: str, x: Tensor) -> None:
 
 
 def require_like(name: str, y: Tensor, x: Tensor) -> None:
-    """Refuse ``y`` when its shape or device is not that of ``x``: broadcasting would hide the mistake."""
+    """Refuse ``y`` when it is no floats of the shape of ``x`` on its device: broadcasting would hide the mistake."""
+    if not isinstance(y, Tensor) or not y.is_floating_point():
+        raise TypeError(f"{name} is {getattr(y, 'dtype', type(y))}, wanted floats; pixel.eps_model(net) wraps a net")
     if y.shape != x.shape:
         hint = "; a learned-variance network is wrapped by eps_model(.., learned_variance=True)" if (
-            y.dim() == x.dim() > 1 and y.shape[1] == 2 * x.shape[1]) else ""
+            "eps" in name and y.dim() == x.dim() > 1 and y.shape[1] == 2 * x.shape[1]) else ""
         raise ValueError(f"{name} has shape {tuple(y.shape)}, wanted {tuple(x.shape)}, that of the state{hint}")
     if y.device != x.device:
         raise ValueError(f"{name} is on {y.device} and the state on {x.device}: move one of them with .to(device)")
@@ -54,21 +56,25 @@ def add_noise(x_0: Images, eps: Images, ab_t: Scalars) -> Images:
 
 def predict_x0(x_t: Images, eps: Images, ab_t: Scalars) -> Images:
     """x0_hat = (x_t - sqrt(1 - ab_t) eps) / sqrt(ab_t) (DDIM, arXiv:2010.02502, Eq. 9)."""
+    require_like("eps", eps, x_t)
     return (x_t - (1 - ab_t).sqrt() * eps) / ab_t.sqrt()
 
 
 def predict_eps(x_t: Images, x0_hat: Images, ab_t: Scalars) -> Images:
     """eps = (x_t - sqrt(ab_t) x0_hat) / sqrt(1 - ab_t): predict_x0 solved for eps; ab_t < 1."""
+    require_like("x0_hat", x0_hat, x_t)
     return (x_t - ab_t.sqrt() * x0_hat) / (1 - ab_t).sqrt()
 
 
 def eps_from_v(x_t: Images, v: Images, ab_t: Scalars) -> Images:
     """eps = sqrt(ab_t) v + sqrt(1 - ab_t) x_t; v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0 (arXiv:2202.00512, App. D)."""
+    require_like("v", v, x_t)
     return ab_t.sqrt() * v + (1 - ab_t).sqrt() * x_t
 
 
 def v_from_eps(x_t: Images, eps: Images, ab_t: Scalars) -> Images:
     """v = (eps - sqrt(1 - ab_t) x_t) / sqrt(ab_t): eps_from_v solved for v."""
+    require_like("eps", eps, x_t)
     return (eps - (1 - ab_t).sqrt() * x_t) / ab_t.sqrt()
 
 
@@ -82,17 +88,19 @@ def predicted_eps(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"]) -> I
 def jump(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"], schedule: Schedule) -> Images:
     """x0_hat, the model's guess of the clean image: an estimate of E[x_0 | x_t] (DDIM Eq. 9).
 
-    x_t: (B, *dims), noisy at t; t: int in 1..T for the batch, or a (B,) integer tensor. Returns (B, *dims).
+    x_t: (B, *dims), noisy at t; t: int in 1..T for the batch, or a (B,) integer tensor. Returns (B, *dims), at least
+    float32.
     """
     require_images("x_t", x_t)
     if not isinstance(t, Tensor):
         require_int("t", t, 1, schedule.T)
+    x_t = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
     return predict_x0(x_t, predicted_eps(model, x_t, t), schedule.at(t, x_t))
 
 
 def pred_eps_and_x0(model: EpsModel, x_0: Images, t: int | Int[Tensor, " B"], schedule: Schedule, *,
                     noise: Tensor | None = None, generator: Generators = None) -> tuple[Images, Images]:
-    """Noise an image to t, then jump back: (eps, x0_hat), both like x_0.
+    """Noise an image to t, then jump back: (eps, x0_hat), both like x_0, at least float32.
 
     The model may carry a classifier's gradient (``guidance.classifier``): the same two lines serve both.
     x_0: (B, *dims) in [-1, 1]; t: int in 1..T or (B,) tensor; noise: like x_0, drawn from ``generator`` if None.
@@ -100,8 +108,10 @@ def pred_eps_and_x0(model: EpsModel, x_0: Images, t: int | Int[Tensor, " B"], sc
     require_images("x_0", x_0)
     if not isinstance(t, Tensor):
         require_int("t", t, 1, schedule.T)
+    x_0 = x_0.to(torch.promote_types(x_0.dtype, torch.float32))
     if noise is None:
         noise = randn(x_0.shape, generator, device=x_0.device, dtype=x_0.dtype)
+    require_like("noise", noise, x_0)
     x_t = add_noise(x_0, noise, schedule.at(t, x_0))
     eps = predicted_eps(model, x_t, t)
     return eps, predict_x0(x_t, eps, schedule.at(t, x_t))

@@ -27,7 +27,7 @@ class LatentSpace(NamedTuple):
 
     model: the guided noise model, z_t (B, 4, h, w) and t in 1..T to eps. encode: pictures (B, 3, H, W) in [-1, 1] to
     latents z_0, the mean of the encoder's distribution, scaled. decode: latents to pictures, not clipped. times:
-    the number of steps to the grid that the pipeline's own scheduler walks. shape: that of one latent, (4, h, w).
+    the number of steps to the grid that the pipeline's own scheduler walks.
     """
 
     model: EpsModel
@@ -35,7 +35,6 @@ class LatentSpace(NamedTuple):
     decode: Callable[[Tensor], Tensor]
     schedule: Schedule
     times: Callable[[int], list[int]]
-    shape: tuple[int, int, int]
 
 
 def from_pipeline(pipe: "StableDiffusionPipeline", prompt: str | Sequence[str], negative_prompt: str = "",
@@ -78,11 +77,8 @@ def from_pipeline(pipe: "StableDiffusionPipeline", prompt: str | Sequence[str], 
         out = unet(z_t.to(unet.dtype), t - 1, encoder_hidden_states=text.to(unet.dtype)).sample.to(z_t.dtype)
         return out if prediction == "epsilon" else eps_from_v(z_t, out, schedule.at(t, z_t))
 
-    size = unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
     return LatentSpace(model=cfg_batched(network, condition, null_condition, scale), encode=partial(encode, vae),
-                       decode=partial(decode, vae), schedule=schedule, times=partial(scheduler_times, pipe.scheduler),
-                       shape=(unet.config.in_channels, height, width))
+                       decode=partial(decode, vae), schedule=schedule, times=partial(scheduler_times, pipe.scheduler))
 
 
 def encode(vae: torch.nn.Module, x: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ timestep 0), and they may compute in half precision while the state stays float3
 ``zoo.load(..., dtype=torch.bfloat16)``.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from .jump import EpsModel
+from .schedule import require_int
 
 Labels = Tensor | int | None
 
@@ -61,6 +63,8 @@ def eps_model(unet: nn.Module, *, labels: Labels = None, learned_variance: bool 
     Raises ValueError for a label outside the network's classes, or any label where the network takes none.
     """
     classes = getattr(getattr(unet, "config", None), "num_class_embeds", None)
+    if labels is not None and not isinstance(labels, Tensor):
+        require_int("labels", labels, 0, math.inf if classes is None else classes - 1)
     known = torch.as_tensor([] if labels is None else labels)
     if classes is None and labels is not None and hasattr(unet, "config"):
         raise ValueError("labels: got some, but this network has no classes; pass labels=None")
@@ -71,7 +75,8 @@ def eps_model(unet: nn.Module, *, labels: Labels = None, learned_variance: bool 
 
 
 def _batch_of(labels: Tensor | int, x_t: Tensor) -> Tensor:
-    if isinstance(labels, int):
+    if not isinstance(labels, Tensor):
+        require_int("labels", labels, 0)
         return torch.full((len(x_t),), labels, device=x_t.device)
     if labels.shape != x_t.shape[:1] or labels.is_floating_point():
         raise ValueError(f"labels: got {labels.dtype} of shape {tuple(labels.shape)}, wanted int of shape "

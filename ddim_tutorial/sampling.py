@@ -6,13 +6,14 @@ to the end. The loop reads nothing back from the device; values are looked at be
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .jump import EpsModel, Images, Scalars, predict_x0, predicted_eps, require_images, require_like
-from .noise import Generators, randn
+from .noise import Generators, randn, require_generator
 from .schedule import Schedule, check_times
 
 
@@ -43,7 +44,6 @@ def ddim_step(x_t: Images, eps: Images, ab_t: Scalars, ab_s: Scalars, *, sigma: 
     noise: z ~ N(0, I) like x_t; noise_std: its size, ``sigma`` if None. sigma-hat (DDIM sec. 5) is
     sigma = ddim_sigma(.., 1) with noise_std = sqrt(1 - ab_t / ab_s).
     """
-    require_like("eps", eps, x_t)
     x0_hat = predict_x0(x_t, eps, ab_t)
     x_s = ab_s.sqrt() * x0_hat + (1 - ab_s - sigma**2).sqrt() * eps
     if noise is not None:
@@ -53,12 +53,13 @@ def ddim_step(x_t: Images, eps: Images, ab_t: Scalars, ab_s: Scalars, *, sigma: 
 
 
 def _check_eta(grid: list[int], schedule: Schedule, eta: float, sigma_hat: bool) -> None:
-    if not isinstance(eta, (int, float)) or not eta >= 0:
+    if not isinstance(eta, Real) or not eta >= 0:
         raise ValueError(f"eta={eta!r}: pass a number >= 0 (0 is DDIM, 1 is DDPM)")
-    if sigma_hat and eta != 1:
+    if grid[0] < grid[1] and (eta or sigma_hat):
+        raise ValueError(f"{'sigma_hat=True' if sigma_hat else f'eta={eta}'} with s={grid[1]} > t={grid[0]}: "
+                         "inversion is deterministic, pass eta=0 and sigma_hat=False")
+    if sigma_hat and eta not in (0, 1):
         raise ValueError(f"sigma_hat=True with eta={eta}: sigma-hat is eta=1 with more noise, pass eta=1")
-    if grid[0] < grid[1] and eta:
-        raise ValueError(f"eta={eta} with s={grid[1]} > t={grid[0]}: inversion is deterministic, pass eta=0")
     if eta > 1 and not torch.compiler.is_compiling():
         for t, s in pairwise(grid):
             ab_t, ab_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
@@ -80,11 +81,10 @@ def trajectory(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Sch
     """
     require_images("x_T", x_T)
     grid = check_times(times, schedule)
-    if sigma_hat and eta == 0.0:
-        eta = 1.0
     _check_eta(grid, schedule, eta, sigma_hat)
+    require_generator(generator, len(x_T))
     state = x_T.to(torch.promote_types(x_T.dtype, torch.float32))
-    return _walk(model, state, grid, schedule, eta, sigma_hat, generator)
+    return _walk(model, state, grid, schedule, 1.0 if sigma_hat else eta, sigma_hat, generator)
 
 
 def _walk(model: EpsModel, x_t: Tensor, grid: list[int], schedule: Schedule, eta: float, sigma_hat: bool,
@@ -110,8 +110,7 @@ def _walk(model: EpsModel, x_t: Tensor, grid: list[int], schedule: Schedule, eta
 def sample(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Schedule, *, eta: float = 0.0,
            sigma_hat: bool = False, generator: Generators = None) -> Images:
     """The state at times[-1]; arguments as for :func:`trajectory`. A result with NaN or infinity raises ValueError."""
-    x_s = x_T
     for step in trajectory(model, x_T, times, schedule, eta=eta, sigma_hat=sigma_hat, generator=generator):
         x_s = step.x_s
-    require_images(f"the state at s={list(times)[-1]}", x_s)
+    require_images(f"the state at s={step.s}", x_s)
     return x_s

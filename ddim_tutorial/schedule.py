@@ -55,6 +55,7 @@ class Schedule:
         if ab[-1] <= 0:
             raise ValueError(f"alpha_bar[T]={ab[-1]:.6g}: with no signal left eps says nothing about x_0 "
                              "(zero terminal SNR); end the schedule at alpha_bar[T] > 0")
+        object.__setattr__(self, "alpha_bar", ab.clone())  # the caller's tensor may change later
 
     @property
     def T(self) -> int:
@@ -69,12 +70,13 @@ class Schedule:
         are not range-checked, because that would read from the device.
         """
         if isinstance(t, Tensor):
-            if t.is_floating_point() or t.dim() != 1:
-                raise TypeError(f"t is {t.dtype} of shape {tuple(t.shape)}: pass a (B,) integer tensor or an int")
+            if t.is_floating_point() or t.dtype == torch.bool or t.shape != like.shape[:1]:
+                raise TypeError(f"t is {t.dtype} of shape {tuple(t.shape)}: pass an int, or integers of shape "
+                                f"{tuple(like.shape[:1])}, one for each image")
             dtype = torch.promote_types(like.dtype, torch.float32)
-            return self.alpha_bar.to(like.device)[t].to(dtype).view(-1, *[1] * (like.dim() - 1))
+            return self.alpha_bar.to(like.device)[t.long()].to(dtype).view(-1, *[1] * (like.dim() - 1))
         require_int("t", t, 0, self.T)
-        return self.alpha_bar[t]
+        return self.alpha_bar[t].clone()
 
 
 def time_batch(t: int | Int[Tensor, " B"], like: Shaped[Tensor, " B *dims"]) -> Int[Tensor, " B"]:
@@ -131,7 +133,8 @@ def times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
     leading    1 + i (T // steps): diffusers' default. It starts below T although x_T is drawn as if at T.
     linspace   evenly from T to 1, then 0.
     quadratic  max(i, round(T (i / steps)^2)): dense near 0 (DDIM, arXiv:2010.02502, App. D.2).
-    The first three are diffusers' ``timestep_spacing`` (arXiv:2305.08891, table 2) plus one; 1 <= steps <= T.
+    The first three are diffusers' ``timestep_spacing`` (arXiv:2305.08891, table 2) plus one, but for rounding where
+    T / steps is no whole number, and for one step of linspace (T, not 1). 1 <= steps <= T.
     """
     require_int("T", T, 1)
     require_int("steps", steps, 1, T)
@@ -156,38 +159,41 @@ def check_times(times: Sequence[int], schedule: Schedule) -> list[int]:
         raise ValueError(f"times={grid} makes no step: pass at least two, such as times({schedule.T}, 50)")
     for t in grid:
         require_int("an entry of times", t, 0, schedule.T)
-    steps = {(s > t) - (s < t) for t, s in pairwise(grid)}
-    if steps not in ({1}, {-1}):
+    if not (all(s > t for t, s in pairwise(grid)) or all(s < t for t, s in pairwise(grid))):
         raise ValueError(f"times={grid if len(grid) < 9 else [*grid[:4], '...', *grid[-4:]]} turns back or repeats: "
                          "pass strictly decreasing times (to sample) or strictly increasing ones (to invert)")
-    return grid
+    return [int(t) for t in grid]
 
 
 def scheduler_times(scheduler: Any, steps: int) -> list[int]:
     """The grid that a diffusers scheduler walks, in our index (its timestep + 1).
 
     It ends where the scheduler's last step ends: at 0, or at 1 for ``set_alpha_to_one=False`` (Stable Diffusion 1.x:
-    982, 962, .., 22, 2, 1 at 50 steps). DDIMScheduler.step always aims at t - T // steps; a warning says when that is
-    not the next entry of its own grid. Negative timesteps, which its trailing grid has for some ``steps``, are dropped.
+    982, 962, .., 22, 2, 1 at 50 steps). DDIMScheduler.step always aims at t - T // steps: the last step ends there if
+    that is a time, and a warning says when it is not the next entry of its own grid. Negative timesteps, which its
+    trailing grid has for some ``steps``, are dropped. ValueError for a grid that is none of ours.
     """
-    own = copy.deepcopy(scheduler)
-    require_int("steps", steps, 1, own.config.num_train_timesteps)
+    own, T = copy.deepcopy(scheduler), scheduler.config.num_train_timesteps
+    require_int("steps", steps, 1, T)
     own.set_timesteps(steps)
     grid = [t + 1 for t in own.timesteps.tolist() if t >= 0]
+    ddim, stride = type(scheduler).__name__ == "DDIMScheduler", T // steps
     end = 0 if getattr(own.config, "set_alpha_to_one", True) else 1
-    if any(t != int(t) for t in grid) or any(s >= t for t, s in pairwise(grid)):
-        raise ValueError(f"{type(scheduler).__name__} walks fractional or repeated timesteps: convert it first, "
+    end = max(end, grid[-1] - stride) if ddim else end
+    if any(t != int(t) for t in grid) or any(s >= t for t, s in pairwise(grid)) or not end < grid[0] <= T:
+        raise ValueError(f"{type(scheduler).__name__} with {steps} steps walks no decreasing grid of whole timesteps "
+                         f"from {T - 1} down: take other steps, or convert it, "
                          "DDIMScheduler.from_config(scheduler.config)")
-    stride = own.config.num_train_timesteps // steps
     miss = max((abs(t - stride - s) for t, s in pairwise(grid)), default=0)
-    if miss and type(scheduler).__name__ == "DDIMScheduler":
+    if miss and ddim:
         warnings.warn(f"DDIMScheduler with timestep_spacing={own.config.timestep_spacing!r} and {steps} steps aims up "
                       f"to {miss} away from its own grid; our sampler walks the grid itself", stacklevel=2)
     return [int(t) for t in grid if t > end] + [end]
 
 
 def ldm_buffers(schedule: Schedule) -> dict[str, Float[Tensor, " T"]]:
-    """What latent diffusion's ``DDPM.register_schedule`` registers, under its names: (T,) float32, index = t - 1."""
+    """What latent diffusion's ``DDPM.register_schedule`` registers, under its names, but for the loss weights
+    ``lvlb_weights``: (T,) float32, index = t - 1."""
     ab, ab_before = schedule.alpha_bar[1:], schedule.alpha_bar[:-1]
     beta = 1 - ab / ab_before
     variance = beta * (1 - ab_before) / (1 - ab)
@@ -212,9 +218,11 @@ def ddim_sampling_parameters(schedule: Schedule, times: Sequence[int], eta: floa
     """(sigmas, alphas, alphas_prev), (S,) float64, ascending, as latent diffusion's ``make_ddim_sampling_parameters``.
 
     times: our decreasing grid; its last entry is where the last step ends and has no row. LDM ends at
-    ``alphas_cumprod[0]``, so alphas_prev[0] = alpha_bar[1] whatever that entry is. eta: as in DDIM Eq. 16.
+    ``alphas_cumprod[0]``, so alphas_prev[0] = alpha_bar[1] whatever that entry is. eta >= 0: as in DDIM Eq. 16.
     """
     grid = check_times(times, schedule)
+    if grid[0] < grid[1] or not eta >= 0:
+        raise ValueError(f"times={grid[:2]}.., eta={eta}: pass a decreasing grid and eta >= 0")
     alphas = schedule.alpha_bar[grid[-2::-1]]
     alphas_prev = torch.cat([schedule.alpha_bar[1:2], alphas[:-1]])
     sigmas = eta * torch.sqrt((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev))

@@ -1,5 +1,6 @@
 """Sliders over grids: they hold the state and call a function that draws; no mathematics here."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -28,10 +29,12 @@ def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
     """A column of controls over the picture that ``render(**values)`` draws, drawn anew when one is let go.
 
     A control is a widget, or one of ipywidgets' abbreviations: a number, (low, high), (low, high, step), True, a list
-    of choices or of (label, value) pairs. A ValueError of ``render`` is shown in place of a new picture, its warnings
-    above the picture.
+    of choices or of (label, value) pairs; an abbreviation starts at the default of ``render``'s argument, if it has
+    one. A ValueError of ``render`` is shown in place of a new picture, its warnings above the picture.
     """
-    widgets = {name: _control(name, value) for name, value in controls.items()}
+    start = {name: parameter.default for name, parameter in inspect.signature(render).parameters.items()}
+    widgets = {name: _control(name, value, start.get(name, inspect.Parameter.empty))
+               for name, value in controls.items()}
     picture, message = Image(format="png"), HTML()
 
     def draw(_: Any = None) -> None:
@@ -53,8 +56,9 @@ def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
 def sampling_explorer(bundle: Bundle) -> VBox:
     """x_t, x0_hat and delta of a run on a class-conditional model, around the time t.
 
-    Sliders for t, the number of steps S, eta, guidance scale, label (named by the card's "classes") and seed; moving
-    t alone samples nothing anew. Raises ValueError for a model without classes.
+    Sliders for t, the number of steps S, eta, guidance scale, label (named by the card's "classes") and seed, at first
+    a plain run (S = 50, eta = 0, scale = 1); moving t alone samples nothing anew. Raises ValueError for a model
+    without classes.
     """
     if not bundle.unet.config.num_class_embeds:
         raise ValueError(f"bundle: {bundle.name} has no classes, wanted a class-conditional model such as fashion")
@@ -68,7 +72,8 @@ def sampling_explorer(bundle: Bundle) -> VBox:
         grid = times(bundle.schedule.T, S)
         return list(trajectory(model, x_T, grid, bundle.schedule, eta=eta, generator=generator))
 
-    def render(t: int, S: int, eta: float, scale: float, label: int, seed: int) -> "matplotlib.figure.Figure":
+    def render(t: int, S: int = 50, eta: float = 0.0, scale: float = 1.0, label: int = 0,
+               seed: int = 0) -> "matplotlib.figure.Figure":
         return _around(run(S, eta, scale, label, seed), t)
 
     T = bundle.schedule.T
@@ -141,8 +146,8 @@ def jump_explorer(steps: Sequence[Step], decode: Decode | None = None) -> VBox:
     return explorer(render, t=(first, last))
 
 
-def _control(name: str, value: Any) -> ValueWidget:
-    widget = interactive.widget_from_abbrev(value)
+def _control(name: str, value: Any, start: Any) -> ValueWidget:
+    widget = interactive.widget_from_abbrev(value, start)
     if widget is None:
         raise TypeError(f"{name}: got {value!r}, wanted a widget, a number, a (low, high) pair or a list of choices")
     widget.description = name

@@ -456,7 +456,7 @@ def _schedule(folder: Path) -> Schedule:
     config = _json(path)
     if config.get("prediction_type", "epsilon") != "epsilon":
         raise ValueError(f"{path}: prediction_type is {config['prediction_type']!r}, wanted 'epsilon'; "
-                         "wrap the network with jump.eps_from_v and use it without zoo.load")
+                         "convert its answers with eps_from_v and use it without zoo.load")
     return from_scheduler(DDIMScheduler.from_config(config))
 
 

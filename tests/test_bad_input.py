@@ -7,16 +7,19 @@ import functools
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, KarrasVeScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, KarrasVeScheduler
 
 from ddim_tutorial import (
     Schedule,
     add_noise,
     analytic,
     cosine,
+    ddim_sampling_parameters,
     ddim_step,
+    eps_from_v,
     from_betas,
     from_scheduler,
     generators,
@@ -26,7 +29,10 @@ from ddim_tutorial import (
     jump,
     latent,
     linear,
+    pixel,
     pred_eps_and_x0,
+    predict_eps,
+    predict_x0,
     randn,
     round_trip,
     sample,
@@ -35,6 +41,7 @@ from ddim_tutorial import (
     scheduler_times,
     times,
     trajectory,
+    v_from_eps,
     zoo,
 )
 
@@ -82,6 +89,8 @@ CASES = {
         TypeError,
         r"\bt is torch.float32",
     ),
+    "t a bool tensor": (lambda: SCHEDULE.at(T > 1, X), TypeError, r"\bt is torch.bool"),
+    "t of another batch": (lambda: jump(MODEL, X, T[:1], SCHEDULE), TypeError, r"\bt is .*\(1,\).*\(2,\)"),
     "t a bool": (lambda: SCHEDULE.at(True, X), TypeError, r"\bt=True\b"),
     "t negative in at": (lambda: SCHEDULE.at(-1, X), ValueError, r"\bt=-1\b"),
     "t beyond T in pred_eps_and_x0": (lambda: pred_eps_and_x0(MODEL, X, 2000, SCHEDULE), ValueError, r"\bt=2000\b"),
@@ -91,6 +100,22 @@ CASES = {
     "steps fractional": (lambda: times(1000, 2.5), TypeError, r"\bsteps=2\.5\b"),
     "steps beyond T": (lambda: times(1000, 1001), ValueError, r"\bsteps=1001\b.*1000"),
     "steps of a scheduler": (lambda: scheduler_times(DDIMScheduler(), 1001), ValueError, r"\bsteps=1001\b"),
+    "a scheduler that makes no step": (
+        lambda: scheduler_times(DDIMScheduler(set_alpha_to_one=False), 1),
+        ValueError,
+        "DDIMScheduler with 1 steps walks no decreasing grid",
+    ),
+    "a scheduler that starts above T": (
+        lambda: scheduler_times(FlowMatchEulerDiscreteScheduler(), 10),
+        ValueError,
+        "FlowMatchEulerDiscreteScheduler .*from 999 down",
+    ),
+    "LDM's parameters, eta negative": (lambda: ddim_sampling_parameters(SCHEDULE, GRID, -1.0), ValueError, "eta=-1"),
+    "LDM's parameters, increasing": (
+        lambda: ddim_sampling_parameters(SCHEDULE, GRID[::-1], 1.0),
+        ValueError,
+        r"times=\[0, 200\].*decreasing",
+    ),
     "spacing misspelt": (lambda: times(1000, 10, "trialing"), ValueError, r"spacing='trialing'.*trailing"),
     "T of a grid": (lambda: times(0, 1), ValueError, r"\bT=0\b"),
     "times empty": (lambda: walk(grid=[]), ValueError, "times"),
@@ -106,9 +131,16 @@ CASES = {
     "eta nan": (lambda: walk(eta=math.nan), ValueError, "eta=nan"),
     "eta a string": (lambda: walk(eta="1"), (ValueError, TypeError), "eta='1'"),
     "eta while inverting": (lambda: walk(grid=GRID[::-1], eta=0.5), ValueError, r"eta=0\.5 with s=200 > t=0"),
-    "sigma-hat while inverting": (lambda: walk(grid=GRID[::-1], sigma_hat=True), ValueError, "eta|sigma_hat"),
+    "sigma-hat while inverting": (
+        lambda: walk(grid=GRID[::-1], sigma_hat=True),
+        ValueError,
+        "sigma_hat=True with s=200 > t=0",
+    ),
     "sigma-hat with another eta": (lambda: walk(eta=0.5, sigma_hat=True), ValueError, r"sigma_hat=True with eta=0\.5"),
     "generators too few": (lambda: randn((3, 2), generators([1, 2])), ValueError, "generator"),
+    "generators too few, walking": (lambda: walk(eta=1.0, generator=generators([1])), ValueError, "got 1 for a batch"),
+    "a seed for a generator": (lambda: walk(eta=1.0, generator=5), TypeError, "generator=5"),
+    "seeds for generators": (lambda: walk(eta=1.0, generator=[5, 6]), TypeError, r"generator=\[5, 6\]"),
     "noise of another shape": (lambda: add_noise(X, X[:1], AB), ValueError, r"eps.*\(1, 3, 4, 4\).*\(2, 3, 4, 4\)"),
     "step noise of another shape": (
         lambda: ddim_step(X, X, AB, AB, noise=X[:, :1]),
@@ -119,11 +151,32 @@ CASES = {
     "pred_eps_and_x0's noise": (
         lambda: pred_eps_and_x0(MODEL, X, 5, SCHEDULE, noise=X[:1]),
         ValueError,
-        r"\(1, 3, 4, 4\)",
+        r"noise has shape \(1, 3, 4, 4\)",
     ),
     # the model's answer
     "eps nan": (lambda: sample(says(lambda x: x * math.nan), X, GRID, SCHEDULE), ValueError, "NaN"),
     "eps nan while inverting": (lambda: invert(says(lambda x: x * math.nan), X, GRID, SCHEDULE), ValueError, "NaN"),
+    "eps nan while solving": (
+        lambda: invert_fixed_point(says(lambda x: x * math.nan), X + 1, GRID, SCHEDULE),
+        ValueError,
+        "NaN",
+    ),
+    "eps nan at one step while solving": (
+        lambda: invert_fixed_point(lambda x, t: x * (math.nan if t[0] == 600 else 0.1), X + 1, GRID, SCHEDULE),
+        ValueError,
+        "NaN",
+    ),
+    "eps a tuple": (lambda: jump(says(lambda x: (x,)), X, 5, SCHEDULE), TypeError, "eps is .*tuple.*pixel.eps_model"),
+    "eps of whole numbers": (lambda: jump(says(lambda x: x.long()), X, 5, SCHEDULE), TypeError, "eps is torch.int64"),
+    "predict_x0's eps of another batch": (lambda: predict_x0(X, X[:1], AB), ValueError, r"eps has shape \(1, 3"),
+    "predict_eps's x0_hat of one image": (lambda: predict_eps(X, X[:1], AB), ValueError, r"x0_hat has shape \(1, 3"),
+    "v of another batch": (lambda: eps_from_v(X, X[:1], AB), ValueError, r"v has shape \(1, 3"),
+    "v_from_eps's eps of another batch": (lambda: v_from_eps(X, X[:1], AB), ValueError, r"eps has shape \(1, 3"),
+    "eps of another batch under guidance": (
+        lambda: guidance.cfg(MODEL, says(lambda x: x[:1]), 2.0)(X, T),
+        ValueError,
+        r"the conditional model's eps.*\(2, 3, 4, 4\)",
+    ),
     "eps infinite": (lambda: sample(says(lambda x: x + math.inf), X, GRID, SCHEDULE), ValueError, "NaN or inf"),
     "eps of another batch": (
         lambda: sample(says(lambda x: x[:1]), X, GRID, SCHEDULE),
@@ -162,6 +215,7 @@ CASES = {
     "no batch": (lambda: sample(MODEL, torch.zeros(3), GRID, SCHEDULE), ValueError, r"x_T has shape \(3,\)"),
     "an empty batch": (lambda: sample(MODEL, X[:0], GRID, SCHEDULE), ValueError, r"x_T has shape \(0, 3, 4, 4\)"),
     "a delta of different shapes": (lambda: scaled_delta(X, X[:1]), ValueError, r"xt_image.*\(1, 3, 4, 4\)"),
+    "a delta of integers": (lambda: scaled_delta(UINT8, UINT8), TypeError, "xt_image is torch.uint8"),
     # schedules
     "beta_last above one": (lambda: linear(10, 1e-4, 1.5), ValueError, r"beta.*1\.5"),
     "beta_last one": (lambda: linear(10, 1e-4, 1.0), ValueError, "beta"),
@@ -200,6 +254,7 @@ CASES = {
     "tol zero": (lambda: invert_fixed_point(MODEL, X, GRID, SCHEDULE, tol=0), ValueError, "tol=0"),
     "tol nan": (lambda: invert_fixed_point(MODEL, X, GRID, SCHEDULE, tol=math.nan), ValueError, "tol=nan"),
     "max_iter zero": (lambda: invert_fixed_point(MODEL, X, GRID, SCHEDULE, max_iter=0), ValueError, "max_iter=0"),
+    "no tol": (lambda: invert_fixed_point(MODEL, X, GRID, SCHEDULE, tol=None), ValueError, "tol=None"),
     "method not a function": (lambda: round_trip(MODEL, X, GRID, SCHEDULE, "naive"), TypeError, "method='naive'"),
     # guidance and closed forms
     "condition of another batch": (
@@ -210,8 +265,29 @@ CASES = {
     "log_prob a scalar": (
         lambda: guidance.classifier(MODEL, lambda x, t: x.sum(), 1.0, SCHEDULE)(X, T),
         ValueError,
-        r"log_prob returned shape \(\)",
+        r"log_prob returned tensor\(.*wanted shape \(2,\)",
     ),
+    "log_prob that returns nothing": (
+        lambda: guidance.classifier(MODEL, lambda x, t: None, 1.0, SCHEDULE)(X, T),
+        ValueError,
+        "log_prob returned None",
+    ),
+    "log_prob that forgets x": (
+        lambda: guidance.classifier(MODEL, lambda x, t: torch.zeros(2), 1.0, SCHEDULE)(X, T),
+        ValueError,
+        "differentiable in x_t",
+    ),
+    "labels a list": (lambda: pixel.eps_model(torch.nn.Linear(1, 1), labels=[1, 2]), TypeError, r"labels=\[1, 2\]"),
+    "mean nan": (lambda: analytic.gaussian(math.nan, 1.0, SCHEDULE), ValueError, "mean=nan"),
+    "std infinite": (lambda: analytic.gaussian(0.0, math.inf, SCHEDULE), ValueError, "std=inf"),
+    "no std": (lambda: analytic.gaussian(0.0, None, SCHEDULE), ValueError, "std=None"),
+    "a data set of integers": (lambda: analytic.dataset(UINT8, SCHEDULE), TypeError, "means is torch.uint8"),
+    "a data set of none": (lambda: analytic.dataset(X[:0], SCHEDULE), ValueError, r"means has shape \(0, 3"),
+    "means nan": (lambda: analytic.mixture(NAN, 0.1, torch.ones(2), SCHEDULE), ValueError, "means holds NaN"),
+    "weight infinite": (lambda: analytic.mixture(X, 0.1, f64(1.0, math.inf), SCHEDULE), ValueError, "weights"),
+    "stds too many": (lambda: analytic.mixture(X, f64(1, 1, 1), torch.ones(2), SCHEDULE), ValueError, "stds"),
+    "stds infinite": (lambda: analytic.mixture(X, math.inf, torch.ones(2), SCHEDULE), ValueError, "stds"),
+    "pictures unlike the data": (lambda: analytic.dataset(X, SCHEDULE)(X[:, 1:], T), ValueError, r"x_t.*\(3, 4, 4\)"),
     "std negative": (lambda: analytic.gaussian(0.0, -1.0, SCHEDULE), ValueError, r"std=-1"),
     "weight zero": (lambda: analytic.mixture(X, 0.1, torch.zeros(2), SCHEDULE), ValueError, "weights"),
     "weights too few": (lambda: analytic.mixture(X, 0.1, torch.ones(1), SCHEDULE), ValueError, "weights"),
@@ -250,3 +326,12 @@ def test_good_input_passes():
         lambda: guidance.cfg_batched(lambda x, t, c: x, torch.zeros(2), torch.zeros(1), 2.0)(X, T),
     ):
         good()
+
+
+def test_whole_numbers_of_other_kinds_are_times():
+    grid = np.array(GRID)
+    assert torch.equal(sample(MODEL, X + 1, grid, SCHEDULE), sample(MODEL, X + 1, GRID, SCHEDULE))
+    assert all(type(step.t) is int for step in walk(grid=grid))
+    assert torch.equal(sample(MODEL, X + 1, iter(GRID), SCHEDULE), sample(MODEL, X + 1, GRID, SCHEDULE))
+    as_mask = torch.tensor([1, 1, 0], dtype=torch.uint8)  # torch takes these for a mask if it is let
+    assert torch.equal(linear(2).at(as_mask, torch.zeros(3, 1))[:, 0], linear(2).alpha_bar[[1, 1, 0]].float())

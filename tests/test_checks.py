@@ -252,3 +252,5 @@ def test_float32_answers_pass(capsys):
     assert judge("ddim_step", single, capsys).startswith("ddim_step: right")
     said = judge("trajectory", lambda model, x, *rest: sample(model, x.float(), *rest), capsys)
     assert said.startswith("trajectory: right")
+    said = judge("jumps", lambda model, x, *rest: [s.x0_hat for s in trajectory(model, x.float(), *rest)], capsys)
+    assert said.startswith("jumps: right")

@@ -158,6 +158,9 @@ def test_classifier_needs_no_outer_gradient_and_leaves_none(device):
         inside = classifier(model, wanted_component(model, 0), 1.0, SCHEDULE)(x_t, t)
     outside = classifier(model, wanted_component(model, 0), 1.0, SCHEDULE)(x_t, t)
     assert torch.equal(inside, outside) and not inside.requires_grad and not x_t.requires_grad
+    with torch.inference_mode():
+        x_t, t = x_t.clone(), t.clone()
+        assert torch.equal(classifier(model, wanted_component(model, 0), 1.0, SCHEDULE)(x_t, t), outside)
 
 
 def test_pred_eps_and_x0_carries_the_classifiers_gradient(device):

@@ -204,6 +204,12 @@ def test_every_call_of_the_model_is_counted(method, device):
     assert [(step.s, step.t) for step in result.per_step] == list(zip(grid[:0:-1], grid[-2::-1], strict=True))
 
 
+@pytest.mark.parametrize("method", [invert, functools.partial(invert, eps_time="source"), invert_fixed_point])
+def test_inversion_keeps_no_graph(method, device):
+    x_0 = images(device, 4, 3).requires_grad_()
+    assert not method(MODEL, x_0, times(1000, 5), SCHEDULE).x_T.requires_grad
+
+
 def test_naive_inversion_claims_nothing(device):
     result = invert(MODEL, images(device, 4, 3), times(1000, 10), SCHEDULE)
     assert not result.converged and math.isnan(result.residual)

@@ -24,6 +24,7 @@ from ddim_tutorial import (
     source_delta,
     v_from_eps,
 )
+from parts import relative
 
 # the same examples every time, however busy the machine
 unhurried = settings(deadline=None, derandomize=True)
@@ -107,6 +108,16 @@ def test_a_time_for_each_image_is_the_same_as_one_at_a_time(device):
     together = jump(model, x_t, torch.tensor([1, 500, 1000], device=device), schedule)
     for i, t in enumerate([1, 500, 1000]):
         torch.testing.assert_close(together[i : i + 1], jump(model, x_t[i : i + 1], t, schedule), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("t", [900, torch.tensor([900, 900])])
+def test_half_precision_comes_back_in_float32(t):
+    schedule = linear()
+    model, x = analytic.gaussian(0.3, 0.7, schedule), torch.randn(2, 4).bfloat16()
+    wanted = jump(model, x.float(), 900, schedule)
+    assert relative(jump(model, x, t, schedule), wanted) <= 1e-4
+    results = (jump(model, x, t, schedule), *pred_eps_and_x0(model, x, t, schedule))
+    assert {result.dtype for result in results} == {torch.float32}
 
 
 @pytest.mark.parametrize("t", [1, 500, 1000])

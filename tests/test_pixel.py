@@ -116,7 +116,7 @@ def test_a_compiled_network_is_taken_as_it_is():
 
 @pytest.mark.parametrize("labels", [4, -1, torch.tensor([0, 9])])
 def test_labels_outside_the_classes_are_refused(labels):
-    with pytest.raises(ValueError, match=r"labels: .*0\.\.3"):
+    with pytest.raises(ValueError, match=r"labels.*0\.\.3"):
         eps_model(unet(classes=4), labels=labels)
 
 

@@ -176,8 +176,10 @@ def test_stable_diffusion_grid_ends_at_one():
     assert grid[:3] == [982, 962, 942] and grid[-3:] == [22, 2, 1]
 
 
-@pytest.mark.parametrize("flags", [{}, dict(timestep_spacing="trailing"), SD], ids=["leading", "trailing", "sd"])
-@pytest.mark.parametrize("steps", [10, 50, 200])
+@pytest.mark.parametrize("flags, steps", [
+    *((flags, steps) for flags in ({}, dict(timestep_spacing="trailing"), SD) for steps in (10, 50, 200)),
+    (dict(steps_offset=1), 600), (dict(steps_offset=35), 30),  # the last step aims at a time above 0
+])
 def test_scheduler_times_is_the_grid_that_steps_walk(flags, steps):
     """From the levels that DDIMScheduler.step itself visits: with eps = 0 a step multiplies by sqrt(ab_s / ab_t)."""
     scheduler = DDIMScheduler(**{**flags, "clip_sample": False})
@@ -212,6 +214,14 @@ def test_at_broadcasts_over_every_shape(device):
             ab_t = schedule.at(t, x)
             assert ab_t.shape == (2, *[1] * len(dims)) and ab_t.dtype == wanted and ab_t.device == x.device
             assert torch.equal(ab_t.flatten().cpu(), schedule.alpha_bar[[1, 500]].to(wanted))
+
+
+def test_a_schedule_does_not_change_with_what_it_was_made_of_or_gave():
+    alpha_bar = torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64)
+    schedule = Schedule(alpha_bar)
+    alpha_bar.zero_()
+    schedule.at(1, torch.zeros(1, 1)).zero_()
+    assert schedule.alpha_bar.tolist() == [1.0, 0.5, 0.25]
 
 
 def test_schedule_is_frozen():

@@ -34,6 +34,12 @@ def test_moving_a_slider_draws_its_value():
     assert picture.value == grids.to_png(render(9, "b")) != first
 
 
+def test_a_control_starts_at_the_default_of_its_argument():
+    blank = grids.image_grid(torch.zeros(1, 1, 4, 4))
+    box = widgets.explorer(lambda a, b=2, c="z", d=0.5: blank, a=(0, 10), b=(0, 10), c=["y", "z"], d=FloatSlider(1.0))
+    assert {name: control.value for name, control in by_name(box).items()} == {"a": 5, "b": 2, "c": "z", "d": 1.0}
+
+
 def test_controls_are_widgets_or_abbreviations():
     box = widgets.explorer(lambda a, b: grids.image_grid(torch.zeros(1, 1, 4, 4)), a=FloatSlider(max=2), b=(1, 3))
     a, b = by_name(box)["a"], by_name(box)["b"]
@@ -74,8 +80,10 @@ def test_sampling_explorer_follows_every_slider_and_samples_only_when_it_must(tm
     box = widgets.sampling_explorer(bundle)
     controls, picture = by_name(box), box.children[-1]
     assert list(controls) == ["t", "S", "eta", "scale", "label", "seed"] and controls["label"].options[2] == ("Bag", 2)
+    start = {name: control.value for name, control in controls.items() if name != "t"}
+    assert start == {"S": 50, "eta": 0.0, "scale": 1.0, "label": 0, "seed": 0}
     Image.open(BytesIO(picture.value)).verify()
-    for name, value in (("S", 4), ("scale", 1.0), ("eta", 1.0), ("label", 2), ("seed", 5)):
+    for name, value in (("S", 4), ("scale", 4.0), ("eta", 1.0), ("label", 2), ("seed", 5), ("scale", 1.0)):
         before, picture_before = len(calls), picture.value
         controls[name].value = value
         assert len(calls) > before and picture.value != picture_before, name
