@@ -61,7 +61,8 @@ SYMBOLS = (
     Symbol(r"x_t", "x_t", "like x_0", "noisy at t", _papers(r"\mathbf{x}_t", "x_t", "img, sample, latents")),
     Symbol(r"x_s", "x_s", "like x_0", "where a step from t arrives",
            _papers(r"\mathbf{x}_{t-1}", "x_{t-1}", "x_prev, prev_sample")),
-    Symbol(r"t", "t", "int or (B,) int in 1..T", "from; 0 is clean, so a diffusers timestep is t - 1",
+    Symbol(r"t", "t", "int or (B,) int in 0..T", "from; 0 is clean, so a diffusers timestep is t - 1; a model is asked "
+           "at 1..T",
            _papers("t", "t", "timestep")),
     Symbol(r"s", "s", "int in 0..T", "to; s < t denoises, s > t inverts",
            _papers("t-1", r"\tau_{i-1}", "prev_timestep")),

@@ -167,7 +167,7 @@ def fashion(folder: Path, data: Path) -> None:
         "data": "Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747): 60,000 training and 10,000 test "
                 "pictures, 28 x 28 grey, padded with black to 32 x 32; Debian package dataset-fashion-mnist. "
                 "examples.safetensors: the first 20 test pictures of each class",
-        "licence": "MIT, Copyright 2017 Zalando SE",
+        "licence": "weights MIT; pictures: Fashion-MNIST, MIT, Copyright 2017 Zalando SE",
         "command": [run["command"] for run in training.values()] + [f"{COMMAND} fashion"],
         "hours": round(sum(run["hours"] for run in training.values()), 2),
         "parameters": sum(p.numel() for p in bundle.unet.parameters()),
