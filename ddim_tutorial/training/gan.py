@@ -73,7 +73,8 @@ def train(data: Path, runs: Path, steps: int) -> None:
     zoo.write_card(ZOO, {
         "name": "fashion_gan", "title": "A small GAN on Fashion-MNIST, 32 x 32, without labels",
         "data": "the 60,000 training pictures of Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747)",
-        "licence": "weights MIT; trained on Fashion-MNIST, MIT, Copyright 2017 Zalando SE", "command": "python -m ddim_tutorial.training.gan",
+        "licence": "weights MIT; trained on Fashion-MNIST, MIT, Copyright 2017 Zalando SE",
+        "command": "python -m ddim_tutorial.training.gan",
         "training": {"steps": last["step"], "hours": round(last["seconds"] / 3600, 2)},
         "parameters": sum(p.numel() for p in generator.parameters()), "quality": quality(data)})
 
