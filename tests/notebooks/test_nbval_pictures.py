@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
+
+import nbval_pictures
 
 ROOT = Path(__file__).parents[2]
 DRAW = """
@@ -79,7 +82,8 @@ def messages(tmp_path_factory) -> dict[str, str | None]:
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "conftest", "-n", "0",
                "-p", "no:cacheprovider", f"--junitxml={report}", str(folder), str(KEPT)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=os.environ | {"COMPARE_PICTURES": "1"})
     assert done.returncode == 1, done.stdout + done.stderr
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -100,3 +104,9 @@ def test_a_notebook_passes_or_fails_as_it_must(messages, name):
 
 def test_the_kept_notebook_that_must_fail_fails(messages):
     assert "picture 1 differs" in messages[KEPT.stem]
+
+
+def test_another_matplotlib_only_counts_the_pictures():
+    assert nbval_pictures.difference([PICTURE[::-1]], [PICTURE], compared=False) is None
+    assert "2 pictures are stored" in nbval_pictures.difference([PICTURE], [PICTURE, PICTURE], compared=False)
+    assert "picture 1 differs" in nbval_pictures.difference([PICTURE[::-1]], [PICTURE], compared=True)
