@@ -42,7 +42,8 @@ def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
             warnings.simplefilter("always", UserWarning)
             try:
                 picture.value = to_png(render(**{name: widget.value for name, widget in widgets.items()}))
-                said = [str(warning.message) for warning in caught]
+                said = [str(warning.message) for warning in caught
+                        if not issubclass(warning.category, DeprecationWarning)]  # those are for programmers
             except ValueError as error:
                 said = [str(error)]
         message.value = "<br>".join(f"<b>{escape(text)}</b>" for text in dict.fromkeys(said))

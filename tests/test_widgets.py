@@ -1,5 +1,6 @@
 """Widgets are set by hand, without a browser: the picture follows the state, and only when it must."""
 
+import warnings
 from dataclasses import replace
 from io import BytesIO
 
@@ -32,6 +33,16 @@ def test_moving_a_slider_draws_its_value():
     controls["name"].value = "b"
     assert drawn == [(5, "a"), (9, "a"), (9, "b")]
     assert picture.value == grids.to_png(render(9, "b")) != first
+
+
+def test_a_warning_is_shown_and_what_is_for_programmers_is_not():
+    def render(k: int):
+        warnings.warn("cut: 'a bear'", UserWarning, stacklevel=1)
+        warnings.warn("use another name", DeprecationWarning, stacklevel=1)
+        return grids.image_grid(torch.zeros(1, 1, 4, 4))
+
+    _, message, _ = widgets.explorer(render, k=(0, 10)).children
+    assert "a bear" in message.value and "another name" not in message.value
 
 
 def test_a_control_starts_at_the_default_of_its_argument():
