@@ -37,9 +37,10 @@ def require_images(name: str, x: Tensor) -> None:
 
 
 def require_like(name: str, y: Tensor, x: Tensor) -> None:
-    """Refuse ``y`` when it is no floats of the shape of ``x`` on its device: broadcasting would hide the mistake."""
+    """Refuse ``y`` unless it holds floats, in the shape and on the device of ``x``: broadcasting hides mistakes."""
     if not isinstance(y, Tensor) or not y.is_floating_point():
-        raise TypeError(f"{name} is {getattr(y, 'dtype', type(y))}, wanted floats; pixel.eps_model(net) wraps a net")
+        hint = "; a diffusers network is wrapped by pixel.eps_model(network)" if "model" in name else ""
+        raise TypeError(f"{name} is {getattr(y, 'dtype', type(y))}, wanted a tensor of floats{hint}")
     if y.shape != x.shape:
         hint = "; a learned-variance network is wrapped by eps_model(.., learned_variance=True)" if (
             "eps" in name and y.dim() == x.dim() > 1 and y.shape[1] == 2 * x.shape[1]) else ""

@@ -81,9 +81,7 @@ class Schedule:
 
 def time_batch(t: int | Int[Tensor, " B"], like: Shaped[Tensor, " B *dims"]) -> Int[Tensor, " B"]:
     """``t`` as the (B,) integer tensor that a network takes, on like's device."""
-    if isinstance(t, Tensor):
-        return t
-    return torch.full((len(like),), t, dtype=torch.long, device=like.device)
+    return t if isinstance(t, Tensor) else torch.full((len(like),), t, dtype=torch.long, device=like.device)
 
 
 def from_betas(betas: Float[Tensor, " T"]) -> Schedule:
