@@ -1,6 +1,8 @@
-"""DDIM sampling, diffusion inversion and jump prediction, with models small enough for a laptop CPU.
+"""DDIM sampling, diffusion inversion and jump prediction, with models small enough for a laptop
+CPU.
 
-The names below are the core; ``zoo`` (bundled models), ``grids``, ``widgets`` and ``checks`` are imported by name.
+The names below are the core; ``zoo`` (bundled models), ``grids``, ``widgets`` and ``checks`` are
+imported by name.
 """
 
 from . import analytic, guidance
@@ -34,9 +36,39 @@ from .schedule import (
 
 __version__ = "0.1.0"
 __all__ = [
-    "EpsModel", "Inversion", "RoundTrip", "Schedule", "Step", "add_noise", "analytic", "cosine",
-    "ddim_sampling_parameters", "ddim_sigma", "ddim_step", "eps_from_v", "from_betas", "from_scheduler", "generators",
-    "guidance", "invert", "invert_fixed_point", "jump", "ldm_buffers", "linear", "pred_eps_and_x0", "predict_eps",
-    "predict_x0", "randn", "round_trip", "sample", "scaled_delta", "scaled_linear", "scheduler_times", "slerp",
-    "source_delta", "times", "trajectory", "v_from_eps",
+    "EpsModel",
+    "Inversion",
+    "RoundTrip",
+    "Schedule",
+    "Step",
+    "add_noise",
+    "analytic",
+    "cosine",
+    "ddim_sampling_parameters",
+    "ddim_sigma",
+    "ddim_step",
+    "eps_from_v",
+    "from_betas",
+    "from_scheduler",
+    "generators",
+    "guidance",
+    "invert",
+    "invert_fixed_point",
+    "jump",
+    "ldm_buffers",
+    "linear",
+    "pred_eps_and_x0",
+    "predict_eps",
+    "predict_x0",
+    "randn",
+    "round_trip",
+    "sample",
+    "scaled_delta",
+    "scaled_linear",
+    "scheduler_times",
+    "slerp",
+    "source_delta",
+    "times",
+    "trajectory",
+    "v_from_eps",
 ]

@@ -1,7 +1,9 @@
-"""Ratios against a peer: ``python -m ddim_tutorial.bench`` times diffusers and this package in turns, and prints JSON.
+"""Ratios against a peer: ``python -m ddim_tutorial.bench`` times diffusers and this package in
+turns, and prints JSON.
 
-A ratio is diffusers' time / ours of one pair of runs taken one after the other, so a busy machine slows both; the
-median of many pairs is what to quote, with the spread beside it. Above 1 we are faster.
+A ratio is diffusers' time / ours of one pair of runs taken one after the other, so a busy machine
+slows both; the median of many pairs is what to quote, with the spread beside it. Above 1 we are
+faster.
 """
 
 import argparse
@@ -33,8 +35,11 @@ def seconds(run: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def compare(theirs: Callable[[], object], ours: Callable[[], object], *, pairs: int, calls: int) -> dict[str, float]:
-    """Time two functions in turns, the order swapped from pair to pair, after one warm-up call each."""
+def compare(
+    theirs: Callable[[], object], ours: Callable[[], object], *, pairs: int, calls: int
+) -> dict[str, float]:
+    """Time two functions in turns, the order swapped from pair to pair, after one warm-up call
+    each."""
     theirs(), ours()
     times = []
     for pair in range(pairs):
@@ -71,9 +76,11 @@ def bench_step(shape: tuple[int, ...], device: str, *, pairs: int, calls: int) -
 
 
 def bench_loop(shape: tuple[int, ...], device: str, *, steps: int, width: int, pairs: int) -> dict:
-    """A whole loop with a small untrained UNet2DModel: the lines of DDIMPipeline.__call__ against ``sample``.
+    """A whole loop with a small untrained UNet2DModel: the lines of DDIMPipeline.__call__ against
+    ``sample``.
 
-    ``noise`` is the [min, median, max] ratio of diffusers' loop against itself: what a ratio may be by chance here.
+    ``noise`` is the [min, median, max] ratio of diffusers' loop against itself: what a ratio may be
+    by chance here.
     """
     from diffusers import DDIMScheduler, UNet2DModel
 
@@ -101,33 +108,49 @@ def bench_loop(shape: tuple[int, ...], device: str, *, steps: int, width: int, p
     return figures | {"noise": [itself[f"ratio_{kind}"] for kind in ("min", "median", "max")]}
 
 
-def bench_latent(model: str, device: str, *, batch: int, steps: int, pairs: int, compiled: bool = True) -> dict:
-    """A latent model's whole run (guidance 4): StableDiffusionPipeline in float32 against ``sample`` on the same
-    network in bf16, channels_last and compiled; the state stays float32. ``psnr`` in dB compares the pictures, decoded
-    in float32."""
+def bench_latent(
+    model: str, device: str, *, batch: int, steps: int, pairs: int, compiled: bool = True
+) -> dict:
+    """A latent model's whole run (guidance 4): StableDiffusionPipeline in float32 against
+    ``sample`` on the same network in bf16, channels_last and compiled; the state stays float32.
+    ``psnr`` in dB compares the pictures, decoded in float32."""
     from . import zoo
     from .noise import generators, randn
 
     eager, fast = zoo.load(model, device, torch.float32), zoo.load(model, device, torch.bfloat16)
     if not isinstance(eager, zoo.LatentBundle):
-        raise ValueError(f"model: {model} is a model of pixels, wanted a latent one: emoji, a folder or a hub id")
+        raise ValueError(
+            f"model: {model} is a model of pixels, wanted a latent one: emoji, a folder or a hub id"
+        )
     if compiled:
         unet = fast.pipe.unet.to(memory_format=torch.channels_last)
         fast.pipe.unet = torch.compile(unet, options={"freezing": True})
     prompts = ["image of red apple"] * batch
-    ours, z_T = fast.space(prompts, scale=4.0), randn((batch, *eager.shape), generators(range(batch)), device=device)
+    ours, z_T = (
+        fast.space(prompts, scale=4.0),
+        randn((batch, *eager.shape), generators(range(batch)), device=device),
+    )
     grid, decode = ours.times(steps), eager.space("").decode
 
     def theirs_run() -> torch.Tensor:
-        return eager.pipe(prompts, num_inference_steps=steps, guidance_scale=4.0, latents=z_T,
-                          output_type="latent").images
+        return eager.pipe(
+            prompts,
+            num_inference_steps=steps,
+            guidance_scale=4.0,
+            latents=z_T,
+            output_type="latent",
+        ).images
 
     @torch.no_grad()
     def ours_run() -> torch.Tensor:
         return sample(ours.model, z_T, grid, ours.schedule)
 
-    error = (decode(ours_run()).clamp(-1, 1) - decode(theirs_run()).clamp(-1, 1)).square().mean().item()
-    return compare(theirs_run, ours_run, pairs=pairs, calls=1) | {"psnr": 10 * math.log10(4 / error)}
+    error = (
+        (decode(ours_run()).clamp(-1, 1) - decode(theirs_run()).clamp(-1, 1)).square().mean().item()
+    )
+    return compare(theirs_run, ours_run, pairs=pairs, calls=1) | {
+        "psnr": 10 * math.log10(4 / error)
+    }
 
 
 def environment(device: str) -> dict[str, str | int]:
@@ -145,11 +168,17 @@ def environment(device: str) -> dict[str, str | int]:
     }
 
 
-def run(device: str = "cpu", *, pairs: int = 41, calls: int = 200, steps: int = 20, width: int = 32) -> dict:
-    """Every comparison: {"environment": ..., "step": {shape: ratios}, "loop": {shape: ratios}}, float32, batch of 2."""
+def run(
+    device: str = "cpu", *, pairs: int = 41, calls: int = 200, steps: int = 20, width: int = 32
+) -> dict:
+    """Every comparison: {"environment": ..., "step": {shape: ratios}, "loop": {shape: ratios}},
+    float32, batch of 2."""
     return {
         "environment": environment(device),
-        "step": {name: bench_step(shape, device, pairs=pairs, calls=calls) for name, shape in SHAPES.items()},
+        "step": {
+            name: bench_step(shape, device, pairs=pairs, calls=calls)
+            for name, shape in SHAPES.items()
+        },
         "loop": {
             name: bench_loop(shape, device, steps=steps, width=width, pairs=max(3, pairs // 4))
             for name, shape in SHAPES.items()
@@ -160,20 +189,30 @@ def run(device: str = "cpu", *, pairs: int = 41, calls: int = 200, steps: int = 
 def run_latent(model: str, device: str, *, pairs: int, steps: int) -> dict:
     """The comparison of :func:`bench_latent` for a small and a large batch."""
     return {"environment": environment(device), "model": model} | {
-        f"batch {batch}": bench_latent(model, device, batch=batch, steps=steps, pairs=pairs) for batch in (2, 16)}
+        f"batch {batch}": bench_latent(model, device, batch=batch, steps=steps, pairs=pairs)
+        for batch in (2, 16)
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m ddim_tutorial.bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ddim_tutorial.bench", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--latent", metavar="MODEL", help="only a latent model, bf16 and compiled")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--pairs", type=int, default=41, help="pairs of runs (default 41)")
     parser.add_argument("--calls", type=int, default=200, help="steps in one run (default 200)")
-    parser.add_argument("--steps", type=int, default=20, help="steps of the whole loop (default 20)")
-    parser.add_argument("--width", type=int, default=32, help="channels of the loop's network (default 32)")
+    parser.add_argument(
+        "--steps", type=int, default=20, help="steps of the whole loop (default 20)"
+    )
+    parser.add_argument(
+        "--width", type=int, default=32, help="channels of the loop's network (default 32)"
+    )
     options = vars(parser.parse_args(argv))
     if model := options.pop("latent"):
-        figures = run_latent(model, options["device"], pairs=options["pairs"], steps=options["steps"])
+        figures = run_latent(
+            model, options["device"], pairs=options["pairs"], steps=options["steps"]
+        )
     else:
         figures = run(**options)
     print(json.dumps(figures, indent=2))

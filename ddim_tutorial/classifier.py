@@ -1,7 +1,9 @@
-r"""A small convolutional classifier: the judge of generated pictures, and, told the time, a guide for the sampler.
+r"""A small convolutional classifier: the judge of generated pictures, and, told the time, a guide
+for the sampler.
 
-A guide sees x_t and t, so that the gradient of log p(y | x_t) means something at every noise level (Dhariwal & Nichol
-2021, arXiv:2105.05233, section 4.1). Its features are also the space of the Fréchet distance in
+A guide sees x_t and t, so that the gradient of log p(y | x_t) means something at every noise level
+(Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1). Its features are also the space of the
+Fréchet distance in
 :mod:`ddim_tutorial.training.evaluate`.
 """
 
@@ -17,7 +19,8 @@ from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Residual block that halves the picture; the time, where there is one, is added between the two convolutions."""
+    """Residual block that halves the picture; the time, where there is one, is added between the
+    two convolutions."""
 
     def __init__(self, channels_in: int, channels_out: int, time_dim: int):
         super().__init__()
@@ -37,18 +40,31 @@ class Block(nn.Module):
 
 
 class Classifier(nn.Module):
-    """``forward(x, t=None) -> logits (B, classes)`` for pictures x: (B, channels, H, W) in [-1, 1], or x_t and its t.
+    """``forward(x, t=None) -> logits (B, classes)`` for pictures x: (B, channels, H, W) in [-1, 1],
+    or x_t and its t.
 
     Built with ``time=True`` it wants t: (B,) int in 0..T, 0 = clean; built without, it refuses one.
     """
 
-    def __init__(self, classes: int = 10, channels: int = 1, widths: Sequence[int] = (32, 64, 96),
-                 time: bool = False):
+    def __init__(
+        self,
+        classes: int = 10,
+        channels: int = 1,
+        widths: Sequence[int] = (32, 64, 96),
+        time: bool = False,
+    ):
         super().__init__()
-        self.config = {"classes": classes, "channels": channels, "widths": list(widths), "time": time}
+        self.config = {
+            "classes": classes,
+            "channels": channels,
+            "widths": list(widths),
+            "time": time,
+        }
         self.time_dim = 4 * widths[0] if time else 0
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
-        self.embed = nn.Sequential(nn.Linear(self.time_dim, self.time_dim), nn.SiLU()) if time else None
+        self.embed = (
+            nn.Sequential(nn.Linear(self.time_dim, self.time_dim), nn.SiLU()) if time else None
+        )
         pairs = zip(widths, (*widths[1:], widths[-1]), strict=True)
         self.blocks = nn.ModuleList([Block(a, b, self.time_dim) for a, b in pairs])
         self.norm = nn.GroupNorm(8, widths[-1])
@@ -57,8 +73,13 @@ class Classifier(nn.Module):
     def features(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         """The (B, widths[-1]) vector before the last layer: averages over the last map."""
         if (t is None) != (self.embed is None):
-            seen, want = ("no t", "t: (B,) int in 0..T") if t is None else ("a t", "the picture alone")
-            raise ValueError(f"t: got {seen}, but a classifier built with time={self.embed is not None} takes {want}")
+            seen, want = (
+                ("no t", "t: (B,) int in 0..T") if t is None else ("a t", "the picture alone")
+            )
+            raise ValueError(
+                f"t: got {seen}, but a classifier built with time={self.embed is not None} takes"
+                f" {want}"
+            )
         embedding = None if t is None else self.embed(time_embedding(t, self.time_dim).to(x.dtype))
         h = self.stem(x)
         for block in self.blocks:
@@ -69,11 +90,15 @@ class Classifier(nn.Module):
         return self.head(self.features(x, t))
 
     def log_prob(self, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The function ``(x_t, t) -> log p(labels | x_t)``, shape (B,), that :func:`guidance.classifier` takes."""
-        return lambda x_t, t: F.log_softmax(self(x_t, t).float(), -1).gather(1, labels[:, None])[:, 0]
+        """The function ``(x_t, t) -> log p(labels | x_t)``, shape (B,), that
+        :func:`guidance.classifier` takes."""
+        return lambda x_t, t: F.log_softmax(self(x_t, t).float(), -1).gather(1, labels[:, None])[
+            :, 0
+        ]
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors (fp16) into ``folder``; ``zoo.load`` reads them."""
+        """Write config.json and model.safetensors (fp16) into ``folder``; ``zoo.load`` reads
+        them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
@@ -82,7 +107,10 @@ class Classifier(nn.Module):
 
 
 def time_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoids of t: (B,) with wavelengths from 2 pi to 2 pi 10^4, shape (B, dim) (DDPM's position embedding)."""
-    frequencies = torch.exp(-math.log(10_000) / (dim // 2) * torch.arange(dim // 2, device=t.device))
+    """Sinusoids of t: (B,) with wavelengths from 2 pi to 2 pi 10^4, shape (B, dim) (DDPM's position
+    embedding)."""
+    frequencies = torch.exp(
+        -math.log(10_000) / (dim // 2) * torch.arange(dim // 2, device=t.device)
+    )
     angles = t[:, None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)

@@ -1,7 +1,9 @@
-"""The pictures outside the notebooks: ``python -m ddim_tutorial.figures`` draws figures/, ``--check`` compares it.
+"""The pictures outside the notebooks: ``python -m ddim_tutorial.figures`` draws figures/,
+``--check`` compares it.
 
-Every PNG has a JSON file beside it that says how it was made: command, seed, model and the sha256 of its weights,
-the text for those who cannot see it, and the PSNR in dB below which a redrawn picture counts as another one.
+Every PNG has a JSON file beside it that says how it was made: command, seed, model and the sha256
+of its weights, the text for those who cannot see it, and the PSNR in dB below which a redrawn
+picture counts as another one.
 """
 
 import argparse
@@ -28,7 +30,8 @@ FOLDER = Path("figures")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a figure is made: ``draw(bundle, generator)`` with the model ``zoo.load(model)`` and a CPU generator."""
+    """How a figure is made: ``draw(bundle, generator)`` with the model ``zoo.load(model)`` and a
+    CPU generator."""
 
     draw: "Callable[[Bundle | LatentBundle, torch.Generator], Figure]"
     alt: str
@@ -38,9 +41,13 @@ class Recipe:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape; infinite for equal ones."""
+    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape; infinite for equal
+    ones."""
     if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise ValueError(f"a, b: got {a.dtype} {a.shape} and {b.dtype} {b.shape}, wanted uint8 pictures of one shape")
+        raise ValueError(
+            f"a, b: got {a.dtype} {a.shape} and {b.dtype} {b.shape}, wanted uint8 pictures of one"
+            " shape"
+        )
     mse = np.square(a.astype(np.float64) - b).mean()
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
 
@@ -50,7 +57,9 @@ def read_png(data: bytes) -> np.ndarray:
     from PIL import Image
 
     picture = Image.open(io.BytesIO(data)).convert("RGBA")
-    return np.asarray(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
+    return np.asarray(
+        Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    )
 
 
 def draw_jump_grid(bundle: "Bundle", generator: torch.Generator) -> "Figure":
@@ -79,20 +88,26 @@ def draw_latent_grid(bundle: "LatentBundle", generator: torch.Generator) -> "Fig
 FIGURES = {
     "latent_grid": Recipe(
         draw_latent_grid,
-        alt="Ten moments of a run of 100 DDIM steps on the emoji model, prompt 'Image of cassette player', from noise"
-        " on the left to a dark box with light bars, the model's cassette, on the right. Top row: the state, decoded, "
-        "coloured noise that clears up. Middle row: the predicted clean picture, decoded, a dark blur at first, the "
-        "box with its bars from the fourth column on. Bottom row: their difference on one scale, strong at first and "
-        "nearly nothing at the end.",
+        alt=(
+            "Ten moments of a run of 100 DDIM steps on the emoji model, prompt 'Image of cassette"
+            " player', from noise on the left to a dark box with light bars, the model's cassette,"
+            " on the right. Top row: the state, decoded, coloured noise that clears up. Middle row:"
+            " the predicted clean picture, decoded, a dark blur at first, the box with its bars"
+            " from the fourth column on. Bottom row: their difference on one scale, strong at first"
+            " and nearly nothing at the end."
+        ),
         model="emoji",
         seed=1,
     ),
     "jump_grid": Recipe(
         draw_jump_grid,
-        alt="Eight moments of one DDIM run on the Fashion-MNIST model, from pure noise on the left to an ankle boot on "
-        "the right. Top row: the noisy state x_t. Middle row: the clean picture that the model predicts from it in one "
-        "jump, a grainy boot at first, then a blurred one, then ever sharper. Bottom row: their "
-        "difference, strong until past the middle of the run and nearly nothing at its end.",
+        alt=(
+            "Eight moments of one DDIM run on the Fashion-MNIST model, from pure noise on the left"
+            " to an ankle boot on the right. Top row: the noisy state x_t. Middle row: the clean"
+            " picture that the model predicts from it in one jump, a grainy boot at first, then a"
+            " blurred one, then ever sharper. Bottom row: their difference, strong until past the"
+            " middle of the run and nearly nothing at its end."
+        ),
     ),
 }
 
@@ -115,11 +130,14 @@ def make(folder: Path, recipes: Mapping[str, Recipe] = FIGURES) -> None:
             "alt": recipe.alt,
             "psnr_floor": recipe.psnr_floor,
         }
-        (folder / f"{name}.json").write_text(json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / f"{name}.json").write_text(
+            json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def check(folder: Path, recipes: Mapping[str, Recipe] = FIGURES) -> list[str]:
-    """Draw every recipe again and say where ``folder`` differs: picture, sidecar, missing file. Empty: nothing does."""
+    """Draw every recipe again and say where ``folder`` differs: picture, sidecar, missing file.
+    Empty: nothing does."""
     problems = []
     with TemporaryDirectory() as temporary:
         fresh = Path(temporary)
@@ -127,24 +145,41 @@ def check(folder: Path, recipes: Mapping[str, Recipe] = FIGURES) -> list[str]:
         for name, recipe in recipes.items():
             stored, drawn = folder / f"{name}.png", fresh / f"{name}.png"
             if not stored.exists() or not stored.with_suffix(".json").exists():
-                problems.append(f"{stored}: the picture or its JSON file is missing; run make figures")
+                problems.append(
+                    f"{stored}: the picture or its JSON file is missing; run make figures"
+                )
                 continue
-            said, wanted = (json.loads(p.with_suffix(".json").read_text(encoding="utf-8")) for p in (stored, drawn))
-            problems += [f"{stored.with_suffix('.json')}: {key} is {said.get(key)!r}, wanted {wanted.get(key)!r}"
-                         for key in sorted(said.keys() | wanted.keys()) if said.get(key) != wanted.get(key)]
+            said, wanted = (
+                json.loads(p.with_suffix(".json").read_text(encoding="utf-8"))
+                for p in (stored, drawn)
+            )
+            problems += [
+                f"{stored.with_suffix('.json')}: {key} is {said.get(key)!r}, wanted"
+                f" {wanted.get(key)!r}"
+                for key in sorted(said.keys() | wanted.keys())
+                if said.get(key) != wanted.get(key)
+            ]
             a, b = read_png(stored.read_bytes()), read_png(drawn.read_bytes())
             if a.shape != b.shape:
                 problems.append(f"{stored}: its shape is {a.shape}, {b.shape} was drawn")
             elif not psnr(a, b) >= recipe.psnr_floor:
-                problems.append(f"{stored}: PSNR {psnr(a, b):.1f} dB to the picture drawn now, "
-                                f"{recipe.psnr_floor:.0f} dB wanted")
+                problems.append(
+                    f"{stored}: PSNR {psnr(a, b):.1f} dB to the picture drawn now, "
+                    f"{recipe.psnr_floor:.0f} dB wanted"
+                )
     return problems
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ddim_tutorial.figures", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; default: all")
-    parser.add_argument("--check", action="store_true", help="draw into a temporary folder and compare")
+    parser = argparse.ArgumentParser(
+        prog="python -m ddim_tutorial.figures", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; default: all"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="draw into a temporary folder and compare"
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - FIGURES.keys():
@@ -156,8 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     problems = check(options.folder, recipes)
     if not options.names:  # only a check of all knows what does not belong there
-        problems += [f"{path}: no recipe draws it; remove it" for path in sorted(options.folder.glob("*"))
-                     if path.stem not in FIGURES]
+        problems += [
+            f"{path}: no recipe draws it; remove it"
+            for path in sorted(options.folder.glob("*"))
+            if path.stem not in FIGURES
+        ]
     print("\n".join(problems) or f"{len(recipes)} figures agree with {options.folder}/")
     return 1 if problems else 0
 

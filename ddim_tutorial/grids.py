@@ -1,6 +1,8 @@
-"""Tensors to pictures: uint8, figures, flipbooks. Pure functions; the one place that knows the pixel range.
+"""Tensors to pictures: uint8, figures, flipbooks. Pure functions; the one place that knows the
+pixel range.
 
-Figures are bare ``matplotlib.figure.Figure`` objects, so nothing lingers in pyplot; :func:`show` displays one.
+Figures are bare ``matplotlib.figure.Figure`` objects, so nothing lingers in pyplot; :func:`show`
+displays one.
 """
 
 import html
@@ -22,19 +24,33 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 DIVERGING = "PuOr"  # told apart by every common kind of colour vision, and grey in the middle
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe & Ito
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)  # Okabe & Ito
 DPI = 80
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
-    """Pictures x: (B, C, H, W) in [-1, 1], C = 1 or 3, as uint8 (B, H, W) or (B, H, W, 3); values outside are clamped.
+    """Pictures x: (B, C, H, W) in [-1, 1], C = 1 or 3, as uint8 (B, H, W) or (B, H, W, 3); values
+    outside are clamped.
 
     Raises TypeError for an integer tensor and ValueError for another shape, NaN or infinity.
     """
     if not x.is_floating_point():
-        raise TypeError(f"x: got {x.dtype}, wanted floats in [-1, 1]; from_uint8 makes them of uint8 pictures")
+        raise TypeError(
+            f"x: got {x.dtype}, wanted floats in [-1, 1]; from_uint8 makes them of uint8 pictures"
+        )
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"x: got shape {tuple(x.shape)}, wanted (B, 1, H, W) or (B, 3, H, W); decode latents first")
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, wanted (B, 1, H, W) or (B, 3, H, W); decode latents"
+            " first"
+        )
     if not x.isfinite().all():
         bad = int((~x.isfinite()).sum())
         raise ValueError(f"x: got NaN or infinity in {bad} of {x.numel()} values, wanted [-1, 1]")
@@ -43,33 +59,52 @@ def to_uint8(x: Tensor) -> np.ndarray:
 
 
 def from_uint8(pixels: Tensor) -> Tensor:
-    """uint8 pictures of any shape as float32 in [-1, 1]; :func:`to_uint8` gives the same bytes back."""
+    """uint8 pictures of any shape as float32 in [-1, 1]; :func:`to_uint8` gives the same bytes
+    back."""
     if pixels.dtype != torch.uint8:
         raise TypeError(f"pixels: got {pixels.dtype}, wanted torch.uint8")
     return pixels.float() / 127.5 - 1
 
 
-def jump_grid(steps: Sequence[Step], decode: Callable[[Tensor], Tensor] | None = None, columns: int = 8,
-              index: int = 0) -> "matplotlib.figure.Figure":
-    """Rows x_t | x0_hat | delta = x0_hat - x_t of a sampling run, for ``columns`` times spread evenly over ``steps``.
+def jump_grid(
+    steps: Sequence[Step],
+    decode: Callable[[Tensor], Tensor] | None = None,
+    columns: int = 8,
+    index: int = 0,
+) -> "matplotlib.figure.Figure":
+    """Rows x_t | x0_hat | delta = x0_hat - x_t of a sampling run, for ``columns`` times spread
+    evenly over ``steps``.
 
     Args:
         steps: what ``sampling.trajectory`` yields, each with x_t and x0_hat: (B, C, H, W).
-        decode: (B, *latent) -> (B, C, H, W) in [-1, 1], for a latent model; the delta is taken between pictures.
+        decode: (B, *latent) -> (B, C, H, W) in [-1, 1], for a latent model; the delta is taken
+        between pictures.
         index: which picture of the batch.
 
-    x_t and x0_hat share the range [-1, 1], clipped for display only (x_t has variance about 1); all deltas
-    share one symmetric scale, printed in the caption. Under each delta stands its rms over pixels and channels,
-    unclipped. A colour delta is shown as its mean over channels. With ``decode`` the rows are D(z_t) | D(z0_hat) |
-    their difference.
+    x_t and x0_hat share the range [-1, 1], clipped for display only (x_t has variance about 1); all
+    deltas share one symmetric scale, printed in the caption. Under each delta stands its rms over
+    pixels and channels, unclipped. A colour delta is shown as its mean over channels. With
+    ``decode`` the rows are D(z_t) | D(z0_hat) | their difference.
     """
     if not steps or columns < 1:
-        raise ValueError(f"steps, columns: got {len(steps)} steps and columns={columns}, wanted at least 1 of each")
+        raise ValueError(
+            f"steps, columns: got {len(steps)} steps and columns={columns}, wanted at least 1 of"
+            " each"
+        )
     if not 0 <= index < len(steps[0].x_t):
-        raise ValueError(f"index: got {index}, wanted 0..{len(steps[0].x_t) - 1}, a picture of the batch")
-    picked = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int))]
-    x_t, x0_hat = (torch.cat([getattr(step, name)[index:index + 1] for step in picked]).detach()
-                   for name in ("x_t", "x0_hat"))
+        raise ValueError(
+            f"index: got {index}, wanted 0..{len(steps[0].x_t) - 1}, a picture of the batch"
+        )
+    picked = [
+        steps[i]
+        for i in np.unique(
+            np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)
+        )
+    ]
+    x_t, x0_hat = (
+        torch.cat([getattr(step, name)[index : index + 1] for step in picked]).detach()
+        for name in ("x_t", "x0_hat")
+    )
     if decode is not None:
         x_t, x0_hat = decode(x_t), decode(x0_hat)
     rms = (x0_hat - x_t).square().mean((1, 2, 3)).sqrt()
@@ -81,24 +116,40 @@ def jump_grid(steps: Sequence[Step], decode: Callable[[Tensor], Tensor] | None =
         _panel(axes[1, j], to_uint8(x0_hat)[j])
         _panel(axes[2, j], delta[j, 0].float().cpu().numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
         axes[2, j].set_xlabel(f"rms {rms[j]:.3f}", fontsize=8)
-    names = (("$x_t$", r"$\hat{x}_0$", r"$\hat x_0 - x_t$") if decode is None else
-             ("$D(z_t)$", r"$D(\hat z_0)$", "difference"))
+    names = (
+        ("$x_t$", r"$\hat{x}_0$", r"$\hat x_0 - x_t$")
+        if decode is None
+        else ("$D(z_t)$", r"$D(\hat z_0)$", "difference")
+    )
     for row, name in enumerate(names):
         axes[row, 0].set_ylabel(name, fontsize=10)
     mean = ", mean over channels" if x_t.shape[1] > 1 else ""
-    _caption(figure, f"{names[0]} and {names[1]} clipped to [-1, 1] for display; "
-                     f"delta on ±{scale:.3g}{mean}: orange below 0, purple above")
+    _caption(
+        figure,
+        f"{names[0]} and {names[1]} clipped to [-1, 1] for display; "
+        f"delta on ±{scale:.3g}{mean}: orange below 0, purple above",
+    )
     return figure
 
 
-def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int = 8,
-               caption: str | None = None) -> "matplotlib.figure.Figure":
-    """Pictures (B, C, H, W) in [-1, 1], row by row, on that one range; ``titles``: one short text for each."""
+def image_grid(
+    images: Tensor,
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
+    caption: str | None = None,
+) -> "matplotlib.figure.Figure":
+    """Pictures (B, C, H, W) in [-1, 1], row by row, on that one range; ``titles``: one short text
+    for each."""
     pixels = to_uint8(images)
     if titles is not None and len(titles) != len(pixels):
-        raise ValueError(f"titles: got {len(titles)}, wanted one for each of the {len(pixels)} images")
-    figure, axes = _axes(-(-len(pixels) // columns), min(columns, len(pixels)),
-                         (1.0, 1.0 if titles is None else 1.25))
+        raise ValueError(
+            f"titles: got {len(titles)}, wanted one for each of the {len(pixels)} images"
+        )
+    figure, axes = _axes(
+        -(-len(pixels) // columns),
+        min(columns, len(pixels)),
+        (1.0, 1.0 if titles is None else 1.25),
+    )
     for i, ax in enumerate(axes.flat):
         if i < len(pixels):
             _panel(ax, pixels[i]).set_title("" if titles is None else titles[i], fontsize=8)
@@ -108,15 +159,31 @@ def image_grid(images: Tensor, titles: Sequence[str] | None = None, columns: int
     return figure
 
 
-def curve(x: Iterable, ys: Mapping[str, Iterable], xlabel: str, ylabel: str, *, log: str = "",
-          caption: str | None = None) -> "matplotlib.figure.Figure":
-    """Lines over a common x, told apart by colour and by marker; ``log`` is "", "x", "y" or "xy"."""
+def curve(
+    x: Iterable,
+    ys: Mapping[str, Iterable],
+    xlabel: str,
+    ylabel: str,
+    *,
+    log: str = "",
+    caption: str | None = None,
+) -> "matplotlib.figure.Figure":
+    """Lines over a common x, told apart by colour and by marker; ``log`` is "", "x", "y" or
+    "xy"."""
     figure, axes = _axes(1, 1, (5.1, 2.8))
     x, ax = list(x), axes[0, 0]
     for i, (name, y) in enumerate(ys.items()):
         marker = "os^Dv<>"[i % 7] if len(x) <= 30 else None
         style = ("-", "--", ":")[i // 7 % 3]
-        ax.plot(x, list(y), label=name, color=COLOURS[i % 7], marker=marker, linestyle=style, markersize=4)
+        ax.plot(
+            x,
+            list(y),
+            label=name,
+            color=COLOURS[i % 7],
+            marker=marker,
+            linestyle=style,
+            markersize=4,
+        )
     xscale, yscale = ("log" if axis in log else "linear" for axis in "xy")
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
     if "x" in log and len(x) <= 12:
@@ -129,7 +196,8 @@ def curve(x: Iterable, ys: Mapping[str, Iterable], xlabel: str, ylabel: str, *, 
 
 
 def to_png(figure: "matplotlib.figure.Figure") -> bytes:
-    """The figure as a PNG file, at one resolution wherever it is made, in 256 colours: half the size, 40 dB or more."""
+    """The figure as a PNG file, at one resolution wherever it is made, in 256 colours: half the
+    size, 40 dB or more."""
     from PIL import Image
 
     buffer = BytesIO()
@@ -138,7 +206,8 @@ def to_png(figure: "matplotlib.figure.Figure") -> bytes:
 
 
 def show(fig: "matplotlib.figure.Figure", alt: str) -> None:
-    """Display a figure as a PNG with ``alt``, the text for those who cannot see it, and close it."""
+    """Display a figure as a PNG with ``alt``, the text for those who cannot see it, and close
+    it."""
     import matplotlib.pyplot as plt
     from IPython.display import Image, display
 
@@ -147,37 +216,61 @@ def show(fig: "matplotlib.figure.Figure", alt: str) -> None:
 
 
 class Flipbook:
-    """What :func:`flipbook` returns: HTML with a slider, and a contact sheet where HTML is not shown."""
+    """What :func:`flipbook` returns: HTML with a slider, and a contact sheet where HTML is not
+    shown."""
 
     def __init__(self, page: str, sheet: bytes, alt: str):
         self.page, self.sheet, self.alt = page, sheet, alt
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         text = f"Flipbook: {self.alt}"
-        return ({"text/html": self.page, "image/png": b64encode(self.sheet).decode(), "text/plain": text},
-                {"image/png": {"alt": self.alt}})
+        return (
+            {
+                "text/html": self.page,
+                "image/png": b64encode(self.sheet).decode(),
+                "text/plain": text,
+            },
+            {"image/png": {"alt": self.alt}},
+        )
 
 
-def flipbook(frames: Tensor | Sequence[Any], labels: Sequence[str], alt: str, width: int = 160) -> Flipbook:
-    """A slider over pictures that needs no kernel: frames (F, C, H, W) in [-1, 1], or figures, with a label each.
+def flipbook(
+    frames: Tensor | Sequence[Any], labels: Sequence[str], alt: str, width: int = 160
+) -> Flipbook:
+    """A slider over pictures that needs no kernel: frames (F, C, H, W) in [-1, 1], or figures, with
+    a label each.
 
-    The HTML holds every frame. Its script hides all but one and shows the slider; where scripts are stripped, as on
-    a forge, the frames stay side by side. ``width`` is that of a frame on the page, in CSS pixels.
+    The HTML holds every frame. Its script hides all but one and shows the slider; where scripts are
+    stripped, as on a forge, the frames stay side by side. ``width`` is that of a frame on the page,
+    in CSS pixels.
     """
     from PIL import Image
 
     if len(frames) != len(labels) or not len(labels):
-        raise ValueError(f"labels: got {len(labels)}, wanted one for each of the {len(frames)} frames, at least 1")
+        raise ValueError(
+            f"labels: got {len(labels)}, wanted one for each of the {len(frames)} frames, at"
+            " least 1"
+        )
     if isinstance(frames, Tensor):
         pictures = [_png(Image.fromarray(pixels)) for pixels in to_uint8(frames)]
     else:
         pictures = [to_png(figure) for figure in frames]
     alt, name = _alt(alt), sha256(b"".join(pictures) + alt.encode()).hexdigest()[:12]
-    figures = "".join(_FRAME.format(data=b64encode(picture).decode(), alt=html.escape(f"{alt}: {label}"), width=width,
-                                    label=html.escape(label))
-                      for picture, label in zip(pictures, labels, strict=True))
-    page = _BOOK.format(name=name, figures=figures, last=len(labels) - 1, alt=html.escape(alt), width=2 * width)
-    return Flipbook(page + f"<script>{_SCRIPT % name}</script>", _contact_sheet(pictures, labels, width), alt)
+    figures = "".join(
+        _FRAME.format(
+            data=b64encode(picture).decode(),
+            alt=html.escape(f"{alt}: {label}"),
+            width=width,
+            label=html.escape(label),
+        )
+        for picture, label in zip(pictures, labels, strict=True)
+    )
+    page = _BOOK.format(
+        name=name, figures=figures, last=len(labels) - 1, alt=html.escape(alt), width=2 * width
+    )
+    return Flipbook(
+        page + f"<script>{_SCRIPT % name}</script>", _contact_sheet(pictures, labels, width), alt
+    )
 
 
 _FRAME = """<figure style="display:inline-block;margin:4px"><img src="data:image/png;base64,{data}" alt="{alt}"
@@ -198,12 +291,19 @@ def _contact_sheet(pictures: Sequence[bytes], labels: Sequence[str], width: int)
     tiles = [Image.open(BytesIO(picture)).convert("RGB") for picture in pictures]
     height = max(round(tile.height * width / tile.width) for tile in tiles)
     columns = min(len(tiles), max(1, 900 // width))
-    sheet = Image.new("RGB", (columns * (width + 8), -(-len(tiles) // columns) * (height + 24)), "white")
+    sheet = Image.new(
+        "RGB", (columns * (width + 8), -(-len(tiles) // columns) * (height + 24)), "white"
+    )
     for i, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x, y = i % columns * (width + 8), i // columns * (height + 24)
         enlarged = tile.width < width
-        sheet.paste(tile.resize((width, round(tile.height * width / tile.width)),
-                                Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS), (x, y))
+        sheet.paste(
+            tile.resize(
+                (width, round(tile.height * width / tile.width)),
+                Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS,
+            ),
+            (x, y),
+        )
         ImageDraw.Draw(sheet).text((x + 2, y + height + 4), label, fill="black")
     return _png(sheet)
 
@@ -216,7 +316,9 @@ def _png(picture: Any) -> bytes:
 
 def _alt(alt: str) -> str:
     if not alt.strip():
-        raise ValueError("alt: got an empty text, wanted a sentence that says what the picture shows")
+        raise ValueError(
+            "alt: got an empty text, wanted a sentence that says what the picture shows"
+        )
     return alt.strip()
 
 
@@ -224,7 +326,9 @@ def _axes(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Any, An
     """A figure of rows x columns panels, each ``inches`` (width, height), and its array of axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(inches[0] * columns + 0.4, inches[1] * rows + 0.4), layout="constrained")
+    figure = Figure(
+        figsize=(inches[0] * columns + 0.4, inches[1] * rows + 0.4), layout="constrained"
+    )
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -234,8 +338,11 @@ def _caption(figure: Any, text: str | None) -> None:
 
 
 def _panel(ax: Any, pixels: np.ndarray, **how: Any) -> Any:
-    # a panel is 80 to 90 pixels wide: larger pictures are averaged down, smaller ones show their pixels
+    # a panel is 80 to 90 pixels wide: larger pictures are averaged down, smaller ones show their
+    # pixels
     interpolation = "nearest" if len(pixels) <= 96 else "antialiased"
-    ax.imshow(pixels, **{"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": interpolation} | how)
+    ax.imshow(
+        pixels, **{"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": interpolation} | how
+    )
     ax.set(xticks=[], yticks=[])
     return ax

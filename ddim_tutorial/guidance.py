@@ -1,4 +1,5 @@
-"""Guidance as functions from noise models to noise models: the sampler does not know that it is guided."""
+"""Guidance as functions from noise models to noise models: the sampler does not know that it is
+guided."""
 
 import math
 from collections.abc import Callable
@@ -27,8 +28,8 @@ def _require_scale(scale: Any) -> None:
 def cfg(conditional: EpsModel, unconditional: EpsModel, scale: float) -> EpsModel:
     """Classifier-free guidance in two calls a step (Ho & Salimans 2022, arXiv:2207.12598, Eq. 6).
 
-    scale: 1 is the conditional model, 0 the unconditional one, each with its one call; above 1 extrapolates. What is
-    no finite number is refused (ValueError).
+    scale: 1 is the conditional model, 0 the unconditional one, each with its one call; above 1
+    extrapolates. What is no finite number is refused (ValueError).
     """
     _require_scale(scale)
     if scale in (0, 1):
@@ -36,8 +37,12 @@ def cfg(conditional: EpsModel, unconditional: EpsModel, scale: float) -> EpsMode
     return lambda x_t, t: _combine(unconditional(x_t, t), conditional(x_t, t), scale)
 
 
-def cfg_batched(model: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Shaped[Tensor, "..."],
-                null_condition: Shaped[Tensor, "..."], scale: float) -> EpsModel:
+def cfg_batched(
+    model: Callable[[Tensor, Tensor, Tensor], Tensor],
+    condition: Shaped[Tensor, "..."],
+    null_condition: Shaped[Tensor, "..."],
+    scale: float,
+) -> EpsModel:
     """:func:`cfg` in one call on a doubled batch: the form that Stable Diffusion's pipelines run.
 
     model(x_t, t, c) -> eps; condition, null_condition: (B, ...), or (1, ...) for the whole batch.
@@ -46,7 +51,10 @@ def cfg_batched(model: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Sh
 
     def rows(c: Tensor, batch: int) -> Tensor:
         if len(c) not in (1, batch):
-            raise ValueError(f"a condition has {len(c)} rows for a batch of {batch}: pass {batch} rows, or one for all")
+            raise ValueError(
+                f"a condition has {len(c)} rows for a batch of {batch}: pass {batch} rows, or one"
+                " for all"
+            )
         return c.expand(batch, *c.shape[1:])
 
     if scale in (0, 1):
@@ -60,12 +68,14 @@ def cfg_batched(model: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Sh
     return guided
 
 
-def classifier(model: EpsModel, log_prob: Callable[[Tensor, Tensor], Tensor], scale: float,
-               schedule: Schedule) -> EpsModel:
+def classifier(
+    model: EpsModel, log_prob: Callable[[Tensor, Tensor], Tensor], scale: float, schedule: Schedule
+) -> EpsModel:
     r"""Classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233, Algorithm 2):
     :math:`\hat\epsilon = \epsilon - s\sqrt{1-\bar\alpha_t}\,\nabla_{x_t} \log p(y \mid x_t)`.
 
-    log_prob(x_t, t) -> (B,): log p(y_i | x_t_i) of the wanted label of each image, differentiable in x_t.
+    log_prob(x_t, t) -> (B,): log p(y_i | x_t_i) of the wanted label of each image, differentiable
+    in x_t.
     scale: 0 is the plain model, 1 the posterior of a perfect classifier.
     """
     _require_scale(scale)
@@ -77,8 +87,10 @@ def classifier(model: EpsModel, log_prob: Callable[[Tensor, Tensor], Tensor], sc
             x = x_t.detach().clone().requires_grad_()
             values = log_prob(x, t.clone())
             if getattr(values, "shape", None) != t.shape or not values.requires_grad:
-                raise ValueError(f"log_prob returned {values!r:.60}, wanted shape {tuple(t.shape)}: one "
-                                 "log-probability per image, differentiable in x_t")
+                raise ValueError(
+                    f"log_prob returned {values!r:.60}, wanted shape {tuple(t.shape)}: one "
+                    "log-probability per image, differentiable in x_t"
+                )
             (grad,) = torch.autograd.grad(values.sum(), x)
         eps = model(x_t, t)
         require_like("the model's eps", eps, x_t)

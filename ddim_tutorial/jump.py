@@ -1,7 +1,10 @@
-r"""Jump prediction: between x_0, x_t, eps and v in one formula each, and from any x_t to the clean image in one call.
+r"""Jump prediction: between x_0, x_t, eps and v in one formula each, and from any x_t to the clean
+image in one call.
 
-Everything follows from :math:`x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon` (DDPM,
-arXiv:2006.11239, Eq. 4). ``ab_t`` is always a value of ``Schedule.at``: 0-dim, or (B, 1, .., 1) for a time per image.
+Everything follows from :math:`x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon`
+(DDPM,
+arXiv:2006.11239, Eq. 4). ``ab_t`` is always a value of ``Schedule.at``: 0-dim, or (B, 1, .., 1) for
+a time per image.
 """
 
 from typing import Protocol, runtime_checkable
@@ -25,32 +28,53 @@ class EpsModel(Protocol):
 
 
 def require_images(name: str, x: Tensor) -> None:
-    """Refuse what is not a batch of floating-point numbers, or holds NaN or infinity (not looked at on meta tensors
-    and under torch.compile, where there are no values to look at)."""
+    """Refuse what is not a batch of floating-point numbers, or holds NaN or infinity (not looked at
+    on meta tensors and under torch.compile, where there are no values to look at)."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         seen = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{name} is {seen}: pass a floating-point tensor in [-1, 1] (uint8 images: x / 127.5 - 1)")
+        raise TypeError(
+            f"{name} is {seen}: pass a floating-point tensor in [-1, 1] (uint8 images: x / 127.5"
+            " - 1)"
+        )
     if x.dim() < 2 or len(x) == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: pass a batch (B, *dims) with B >= 1")
     if not (x.is_meta or torch.compiler.is_compiling()) and not x.isfinite().all().tolist():
-        raise ValueError(f"{name} holds NaN or infinity: look for the model or the input that made it")
+        raise ValueError(
+            f"{name} holds NaN or infinity: look for the model or the input that made it"
+        )
 
 
 def require_like(name: str, y: Tensor, x: Tensor) -> None:
-    """Refuse ``y`` unless it holds floats, in the shape and on the device of ``x``: broadcasting hides mistakes."""
+    """Refuse ``y`` unless it holds floats, in the shape and on the device of ``x``: broadcasting
+    hides mistakes."""
     if not isinstance(y, Tensor) or not y.is_floating_point():
-        hint = "; a diffusers network is wrapped by pixel.eps_model(network)" if "model" in name else ""
-        raise TypeError(f"{name} is {getattr(y, 'dtype', type(y))}, wanted a tensor of floats{hint}")
+        hint = (
+            "; a diffusers network is wrapped by pixel.eps_model(network)"
+            if "model" in name
+            else ""
+        )
+        raise TypeError(
+            f"{name} is {getattr(y, 'dtype', type(y))}, wanted a tensor of floats{hint}"
+        )
     if y.shape != x.shape:
-        hint = "; a learned-variance network is wrapped by eps_model(.., learned_variance=True)" if (
-            "eps" in name and y.dim() == x.dim() > 1 and y.shape[1] == 2 * x.shape[1]) else ""
-        raise ValueError(f"{name} has shape {tuple(y.shape)}, wanted {tuple(x.shape)}, that of the state{hint}")
+        hint = (
+            "; a learned-variance network is wrapped by eps_model(.., learned_variance=True)"
+            if ("eps" in name and y.dim() == x.dim() > 1 and y.shape[1] == 2 * x.shape[1])
+            else ""
+        )
+        raise ValueError(
+            f"{name} has shape {tuple(y.shape)}, wanted {tuple(x.shape)}, that of the state{hint}"
+        )
     if y.device != x.device:
-        raise ValueError(f"{name} is on {y.device} and the state on {x.device}: move one of them with .to(device)")
+        raise ValueError(
+            f"{name} is on {y.device} and the state on {x.device}: move one of them with"
+            " .to(device)"
+        )
 
 
 def add_noise(x_0: Images, eps: Images, ab_t: Scalars) -> Images:
-    """x_t = sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps (DDPM Eq. 4). x_0: (B, *dims) in [-1, 1]; eps like x_0, N(0, I)."""
+    """x_t = sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps (DDPM Eq. 4). x_0: (B, *dims) in [-1, 1]; eps like
+    x_0, N(0, I)."""
     require_like("eps", eps, x_0)
     return ab_t.sqrt() * x_0 + (1 - ab_t).sqrt() * eps
 
@@ -68,7 +92,8 @@ def predict_eps(x_t: Images, x0_hat: Images, ab_t: Scalars) -> Images:
 
 
 def eps_from_v(x_t: Images, v: Images, ab_t: Scalars) -> Images:
-    """eps = sqrt(ab_t) v + sqrt(1 - ab_t) x_t; v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0 (arXiv:2202.00512, App. D)."""
+    """eps = sqrt(ab_t) v + sqrt(1 - ab_t) x_t; v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0
+    (arXiv:2202.00512, App. D)."""
     require_like("v", v, x_t)
     return ab_t.sqrt() * v + (1 - ab_t).sqrt() * x_t
 
@@ -80,7 +105,8 @@ def v_from_eps(x_t: Images, eps: Images, ab_t: Scalars) -> Images:
 
 
 def predicted_eps(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"]) -> Images:
-    """The model's eps at (x_t, t) in the state's precision, refused when its shape or device is not the state's."""
+    """The model's eps at (x_t, t) in the state's precision, refused when its shape or device is not
+    the state's."""
     eps = model(x_t, time_batch(t, x_t))
     require_like("the model's eps", eps, x_t)
     return eps.to(x_t.dtype)
@@ -89,8 +115,8 @@ def predicted_eps(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"]) -> I
 def jump(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"], schedule: Schedule) -> Images:
     """x0_hat, the model's guess of the clean image: an estimate of E[x_0 | x_t] (DDIM Eq. 9).
 
-    x_t: (B, *dims), noisy at t; t: int in 1..T for the batch, or a (B,) integer tensor. Returns (B, *dims), at least
-    float32.
+    x_t: (B, *dims), noisy at t; t: int in 1..T for the batch, or a (B,) integer tensor. Returns (B,
+    *dims), at least float32.
     """
     require_images("x_t", x_t)
     if not isinstance(t, Tensor):
@@ -99,12 +125,21 @@ def jump(model: EpsModel, x_t: Images, t: int | Int[Tensor, " B"], schedule: Sch
     return predict_x0(x_t, predicted_eps(model, x_t, t), schedule.at(t, x_t))
 
 
-def pred_eps_and_x0(model: EpsModel, x_0: Images, t: int | Int[Tensor, " B"], schedule: Schedule, *,
-                    noise: Tensor | None = None, generator: Generators = None) -> tuple[Images, Images]:
+def pred_eps_and_x0(
+    model: EpsModel,
+    x_0: Images,
+    t: int | Int[Tensor, " B"],
+    schedule: Schedule,
+    *,
+    noise: Tensor | None = None,
+    generator: Generators = None,
+) -> tuple[Images, Images]:
     """Noise an image to t, then jump back: (eps, x0_hat), both like x_0, at least float32.
 
-    The model may carry a classifier's gradient (``guidance.classifier``): the same two lines serve both.
-    x_0: (B, *dims) in [-1, 1]; t: int in 1..T or (B,) tensor; noise: like x_0, drawn from ``generator`` if None.
+    The model may carry a classifier's gradient (``guidance.classifier``): the same two lines serve
+    both.
+    x_0: (B, *dims) in [-1, 1]; t: int in 1..T or (B,) tensor; noise: like x_0, drawn from
+    ``generator`` if None.
     """
     require_images("x_0", x_0)
     if not isinstance(t, Tensor):
@@ -119,9 +154,11 @@ def pred_eps_and_x0(model: EpsModel, x_0: Images, t: int | Int[Tensor, " B"], sc
 
 
 def scaled_delta(x0_image: Tensor, xt_image: Tensor) -> tuple[Tensor, float]:
-    """(x0_image - xt_image) / scale in [-1, 1], and scale = max |x0_image - xt_image| over the whole tensor.
+    """(x0_image - xt_image) / scale in [-1, 1], and scale = max |x0_image - xt_image| over the
+    whole tensor.
 
-    Signed and symmetric: 0 stays 0, and the scale is returned so that a caption can print it. Equal images: (0, 0.0).
+    Signed and symmetric: 0 stays 0, and the scale is returned so that a caption can print it. Equal
+    images: (0, 0.0).
     """
     require_like("xt_image", xt_image, x0_image)
     delta = x0_image - xt_image
@@ -130,9 +167,11 @@ def scaled_delta(x0_image: Tensor, xt_image: Tensor) -> tuple[Tensor, float]:
 
 
 def source_delta(x0_image: Tensor, xt_image: Tensor) -> Tensor:
-    """(x0_image - xt_image) / max(x0_image - xt_image): the demo scales by the *signed* maximum, kept for study.
+    """(x0_image - xt_image) / max(x0_image - xt_image): the demo scales by the *signed* maximum,
+    kept for study.
 
-    It is unbounded below, and changes sign when the difference is negative everywhere. Use :func:`scaled_delta`.
+    It is unbounded below, and changes sign when the difference is negative everywhere. Use
+    :func:`scaled_delta`.
     """
     require_like("xt_image", xt_image, x0_image)
     delta = x0_image - xt_image

@@ -1,4 +1,5 @@
-"""Gaussian noise that can be drawn again: one generator per picture, the same on every device and in any batch."""
+"""Gaussian noise that can be drawn again: one generator per picture, the same on every device and
+in any batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +11,18 @@ from torch import Tensor
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-def randn(shape: Sequence[int], generator: Generators = None, *, device: torch.device | str = "cpu",
-          dtype: torch.dtype = torch.float32) -> Tensor:
+def randn(
+    shape: Sequence[int],
+    generator: Generators = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Standard normal noise of ``shape`` (B, *dims).
 
-    generator: one for the batch, or a sequence of B generators, one per image: image i then does not depend on the
-    batch around it. Drawn on the generator's device (the CPU without one), then moved: the same on every device.
+    generator: one for the batch, or a sequence of B generators, one per image: image i then does
+    not depend on the batch around it. Drawn on the generator's device (the CPU without one), then
+    moved: the same on every device.
     """
     if torch.device(device).type == "meta":
         return torch.empty(tuple(shape), dtype=dtype, device=device)
@@ -29,24 +36,37 @@ def randn(shape: Sequence[int], generator: Generators = None, *, device: torch.d
 def require_generator(generator: Any, batch: int) -> None:
     """Refuse what is not a generator, a sequence of them, one per image, or None."""
     several = isinstance(generator, Sequence)
-    if not all(isinstance(g, torch.Generator) for g in (generator if several else [generator]) if g is not None):
-        raise TypeError(f"generator={generator!r}: pass a torch.Generator, or generators(seeds), one per image")
+    if not all(
+        isinstance(g, torch.Generator)
+        for g in (generator if several else [generator])
+        if g is not None
+    ):
+        raise TypeError(
+            f"generator={generator!r}: pass a torch.Generator, or generators(seeds), one per image"
+        )
     if several and len(generator) != batch:
-        raise ValueError(f"generator: got {len(generator)} for a batch of {batch}, pass one per image, or one")
+        raise ValueError(
+            f"generator: got {len(generator)} for a batch of {batch}, pass one per image, or one"
+        )
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per seed, for :func:`randn` and for samplers: seed i makes picture i in any batch."""
+    """One CPU generator per seed, for :func:`randn` and for samplers: seed i makes picture i in any
+    batch."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def slerp(a: Float[Tensor, " B *dims"], b: Float[Tensor, " B *dims"], weight: float) -> Float[Tensor, " B *dims"]:
-    r"""Spherical interpolation of noises, each image by its own angle theta (DDIM, arXiv:2010.02502, App. D.5):
+def slerp(
+    a: Float[Tensor, " B *dims"], b: Float[Tensor, " B *dims"], weight: float
+) -> Float[Tensor, " B *dims"]:
+    r"""Spherical interpolation of noises, each image by its own angle theta (DDIM,
+    arXiv:2010.02502, App. D.5):
 
     .. math:: \frac{\sin((1-w)\theta)}{\sin\theta}\,a + \frac{\sin(w\theta)}{\sin\theta}\,b
 
-    a, b: (B, *dims); weight w: 0 is a, 1 is b. For norms that agree, as those of Gaussian noise nearly do, the norm
-    stays; lerp's shrinks to 1/sqrt(2) in the middle. Parallel a and b (theta = 0 or pi) are joined by a straight line.
+    a, b: (B, *dims); weight w: 0 is a, 1 is b. For norms that agree, as those of Gaussian noise
+    nearly do, the norm stays; lerp's shrinks to 1/sqrt(2) in the middle. Parallel a and b (theta =
+    0 or pi) are joined by a straight line.
     """
     cosine = torch.cosine_similarity(a.flatten(1).double(), b.flatten(1).double())
     theta = cosine.clamp(-1, 1).acos().to(a.dtype).view(-1, *[1] * (a.dim() - 1))

@@ -1,8 +1,9 @@
 r"""The symbol table as data, and a translator between the three dialects of the field.
 
-The same letter means different things in different papers: :math:`\alpha_t` is one step's signal in DDPM (Ho et al.
-2020, arXiv:2006.11239) and the cumulative product in DDIM (Song et al. 2021, arXiv:2010.02502); the code of LDM and
-diffusers writes ``alphas`` and ``alphas_cumprod``. This package's own names are the dialect ``"here"``.
+The same letter means different things in different papers: :math:`\alpha_t` is one step's signal in
+DDPM (Ho et al. 2020, arXiv:2006.11239) and the cumulative product in DDIM (Song et al. 2021,
+arXiv:2010.02502); the code of LDM and diffusers writes ``alphas`` and ``alphas_cumprod``. This
+package's own names are the dialect ``"here"``.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 DIALECTS = ("here", "ddpm", "ddim", "ldm/diffusers")
-RATIO = "alpha_bar_t / alpha_bar_s"  # one step's signal, s = t - 1; it has no letter of its own here
+RATIO = (  # one step's signal, s = t - 1; it has no letter of its own here
+    "alpha_bar_t / alpha_bar_s"
+)
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Symbol:
         code: the name in this package.
         shape: the shape and range of its value.
         meaning: one line.
-        elsewhere: dialect ("ddpm", "ddim": TeX; "ldm/diffusers": identifiers, comma separated) -> the name there; a
-            dialect that has no name for it is absent.
+        elsewhere: dialect ("ddpm", "ddim": TeX; "ldm/diffusers": identifiers, comma separated) ->
+            the name there; a dialect that has no name for it is absent.
     """
 
     paper: str
@@ -42,7 +45,8 @@ class Symbol:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the DDPM/DDIM dictionary: the same quantity in the letters of both papers (TeX) and as Python."""
+    """One row of the DDPM/DDIM dictionary: the same quantity in the letters of both papers (TeX)
+    and as Python."""
 
     quantity: str
     ddpm: str
@@ -56,50 +60,167 @@ def _papers(ddpm: str, ddim: str, code: str) -> dict[str, str]:
 
 
 SYMBOLS = (
-    Symbol(r"x_0", "x_0", "(B, C, H, W) in [-1, 1]", "data",
-           _papers(r"\mathbf{x}_0", "x_0", "x_start, original_samples")),
-    Symbol(r"x_t", "x_t", "like x_0", "noisy at t", _papers(r"\mathbf{x}_t", "x_t", "img, sample, latents")),
-    Symbol(r"x_s", "x_s", "like x_0", "where a step from t arrives",
-           _papers(r"\mathbf{x}_{t-1}", "x_{t-1}", "x_prev, prev_sample")),
-    Symbol(r"t", "t", "int or (B,) int in 0..T", "from; 0 is clean, so a diffusers timestep is t - 1; a model is asked "
-           "at 1..T",
-           _papers("t", "t", "timestep")),
-    Symbol(r"s", "s", "int in 0..T", "to; s < t denoises, s > t inverts",
-           _papers("t-1", r"\tau_{i-1}", "prev_timestep")),
-    Symbol(r"T", "T", "int", "training steps", _papers("T", "T", "num_train_timesteps, num_timesteps")),
-    Symbol(r"S", "steps", "int in 1..T", "sampling steps", {"ddim": "S", "ldm/diffusers": "num_inference_steps, S"}),
-    Symbol(r"\tau", "times", "list of steps + 1 int, decreasing", "the grid that a sampler walks",
-           {"ddim": r"\tau", "ldm/diffusers": "timesteps, ddim_timesteps"}),
-    Symbol(r"\beta_t", "beta_t", "() in (0, 1)", "noise power added by one training step",
-           _papers(r"\beta_t", r"1 - \alpha_t / \alpha_{t-1}", "betas")),
-    Symbol(r"\bar\alpha_t / \bar\alpha_{t-1}", RATIO, "() in (0, 1)", "signal power kept by one training step",
-           _papers(r"\alpha_t", r"\alpha_t / \alpha_{t-1}", "alphas")),
-    Symbol(r"\bar\alpha_t", "alpha_bar_t, ab_t", "() or (B, 1, 1, 1) in (0, 1]", "signal power at t; 1 at t = 0",
-           _papers(r"\bar\alpha_t", r"\alpha_t", "alphas_cumprod, alpha_prod_t, ddim_alphas")),
-    Symbol(r"\bar\alpha_s", "alpha_bar_s, ab_s", "() or (B, 1, 1, 1) in (0, 1]", "signal power at s",
-           _papers(r"\bar\alpha_{t-1}", r"\alpha_{t-1}", "alphas_cumprod_prev, alpha_prod_t_prev, ddim_alphas_prev")),
-    Symbol(r"\epsilon", "eps", "like x_0", "noise in x_t", _papers(r"\boldsymbol\epsilon", r"\epsilon", "noise")),
-    Symbol(r"\hat\epsilon", "eps_hat", "like x_0", "its prediction, where both appear; else eps",
-           _papers(r"\boldsymbol\epsilon_\theta", r"\epsilon_\theta^{(t)}", "noise_pred, model_output, e_t")),
-    Symbol(r"\hat x_0", "x0_hat", "like x_0", "jump prediction of x_0 from x_t",
-           _papers(r"\hat{\mathbf{x}}_0", r"f_\theta^{(t)}", "pred_original_sample, pred_x0, pred_xstart, denoised")),
-    Symbol(r"v", "v", "like x_0", "sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0",
-           {"ldm/diffusers": "velocity, v"}),
-    Symbol(r"\eta", "eta", "float >= 0", "noise of a step as a share of DDPM's: 0 is DDIM, 1 is DDPM",
-           {"ddim": r"\eta", "ldm/diffusers": "eta, ddim_eta"}),
-    Symbol(r"\sigma_{t \to s}", "sigma", "()", "standard deviation of a step's noise; not k-diffusion's sigma",
-           _papers(r"\sigma_t", r"\sigma_t(\eta)", "std_dev_t, ddim_sigmas")),
-    Symbol(r"\hat\sigma", "sigma_hat", "bool", "std sqrt(1 - alpha_bar_t / alpha_bar_s), none in the last step",
-           {"ddim": r"\hat\sigma"}),
-    Symbol(r"z", "noise", "like x_0", "fresh noise of a step", _papers(r"\mathbf{z}", r"\epsilon_t", "variance_noise")),
-    Symbol(r"\delta", "delta", "like x_0", "x0_hat - x_t as images, divided by one symmetric scale"),
-    Symbol(r"w + 1", "scale", "float; 1 = no guidance, 0 = unconditional",
-           "eps_u + scale (eps_c - eps_u); w is Ho and Salimans' letter",
-           {"ldm/diffusers": "guidance_scale, unconditional_guidance_scale"}),
+    Symbol(
+        r"x_0",
+        "x_0",
+        "(B, C, H, W) in [-1, 1]",
+        "data",
+        _papers(r"\mathbf{x}_0", "x_0", "x_start, original_samples"),
+    ),
+    Symbol(
+        r"x_t",
+        "x_t",
+        "like x_0",
+        "noisy at t",
+        _papers(r"\mathbf{x}_t", "x_t", "img, sample, latents"),
+    ),
+    Symbol(
+        r"x_s",
+        "x_s",
+        "like x_0",
+        "where a step from t arrives",
+        _papers(r"\mathbf{x}_{t-1}", "x_{t-1}", "x_prev, prev_sample"),
+    ),
+    Symbol(
+        r"t",
+        "t",
+        "int or (B,) int in 0..T",
+        "from; 0 is clean, so a diffusers timestep is t - 1; a model is asked at 1..T",
+        _papers("t", "t", "timestep"),
+    ),
+    Symbol(
+        r"s",
+        "s",
+        "int in 0..T",
+        "to; s < t denoises, s > t inverts",
+        _papers("t-1", r"\tau_{i-1}", "prev_timestep"),
+    ),
+    Symbol(
+        r"T", "T", "int", "training steps", _papers("T", "T", "num_train_timesteps, num_timesteps")
+    ),
+    Symbol(
+        r"S",
+        "steps",
+        "int in 1..T",
+        "sampling steps",
+        {"ddim": "S", "ldm/diffusers": "num_inference_steps, S"},
+    ),
+    Symbol(
+        r"\tau",
+        "times",
+        "list of steps + 1 int, decreasing",
+        "the grid that a sampler walks",
+        {"ddim": r"\tau", "ldm/diffusers": "timesteps, ddim_timesteps"},
+    ),
+    Symbol(
+        r"\beta_t",
+        "beta_t",
+        "() in (0, 1)",
+        "noise power added by one training step",
+        _papers(r"\beta_t", r"1 - \alpha_t / \alpha_{t-1}", "betas"),
+    ),
+    Symbol(
+        r"\bar\alpha_t / \bar\alpha_{t-1}",
+        RATIO,
+        "() in (0, 1)",
+        "signal power kept by one training step",
+        _papers(r"\alpha_t", r"\alpha_t / \alpha_{t-1}", "alphas"),
+    ),
+    Symbol(
+        r"\bar\alpha_t",
+        "alpha_bar_t, ab_t",
+        "() or (B, 1, 1, 1) in (0, 1]",
+        "signal power at t; 1 at t = 0",
+        _papers(r"\bar\alpha_t", r"\alpha_t", "alphas_cumprod, alpha_prod_t, ddim_alphas"),
+    ),
+    Symbol(
+        r"\bar\alpha_s",
+        "alpha_bar_s, ab_s",
+        "() or (B, 1, 1, 1) in (0, 1]",
+        "signal power at s",
+        _papers(
+            r"\bar\alpha_{t-1}",
+            r"\alpha_{t-1}",
+            "alphas_cumprod_prev, alpha_prod_t_prev, ddim_alphas_prev",
+        ),
+    ),
+    Symbol(
+        r"\epsilon",
+        "eps",
+        "like x_0",
+        "noise in x_t",
+        _papers(r"\boldsymbol\epsilon", r"\epsilon", "noise"),
+    ),
+    Symbol(
+        r"\hat\epsilon",
+        "eps_hat",
+        "like x_0",
+        "its prediction, where both appear; else eps",
+        _papers(
+            r"\boldsymbol\epsilon_\theta", r"\epsilon_\theta^{(t)}", "noise_pred, model_output, e_t"
+        ),
+    ),
+    Symbol(
+        r"\hat x_0",
+        "x0_hat",
+        "like x_0",
+        "jump prediction of x_0 from x_t",
+        _papers(
+            r"\hat{\mathbf{x}}_0",
+            r"f_\theta^{(t)}",
+            "pred_original_sample, pred_x0, pred_xstart, denoised",
+        ),
+    ),
+    Symbol(
+        r"v",
+        "v",
+        "like x_0",
+        "sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0",
+        {"ldm/diffusers": "velocity, v"},
+    ),
+    Symbol(
+        r"\eta",
+        "eta",
+        "float >= 0",
+        "noise of a step as a share of DDPM's: 0 is DDIM, 1 is DDPM",
+        {"ddim": r"\eta", "ldm/diffusers": "eta, ddim_eta"},
+    ),
+    Symbol(
+        r"\sigma_{t \to s}",
+        "sigma",
+        "()",
+        "standard deviation of a step's noise; not k-diffusion's sigma",
+        _papers(r"\sigma_t", r"\sigma_t(\eta)", "std_dev_t, ddim_sigmas"),
+    ),
+    Symbol(
+        r"\hat\sigma",
+        "sigma_hat",
+        "bool",
+        "std sqrt(1 - alpha_bar_t / alpha_bar_s), none in the last step",
+        {"ddim": r"\hat\sigma"},
+    ),
+    Symbol(
+        r"z",
+        "noise",
+        "like x_0",
+        "fresh noise of a step",
+        _papers(r"\mathbf{z}", r"\epsilon_t", "variance_noise"),
+    ),
+    Symbol(
+        r"\delta", "delta", "like x_0", "x0_hat - x_t as images, divided by one symmetric scale"
+    ),
+    Symbol(
+        r"w + 1",
+        "scale",
+        "float; 1 = no guidance, 0 = unconditional",
+        "eps_u + scale (eps_c - eps_u); w is Ho and Salimans' letter",
+        {"ldm/diffusers": "guidance_scale, unconditional_guidance_scale"},
+    ),
 )
 
-# Every pair is the same number under the substitution alpha_t (DDPM) = alpha_t / alpha_{t-1} (DDIM) and
-# bar alpha_t (DDPM) = alpha_t (DDIM); the last two rows at eta = 1. The tests prove it from these very strings.
+# Every pair is the same number under the substitution alpha_t (DDPM) = alpha_t / alpha_{t-1} (DDIM)
+# and bar alpha_t (DDPM) = alpha_t (DDIM); the last two rows at eta = 1. The tests prove it from
+# these very strings.
 DDPM_DDIM = (
     Row("signal kept by one step", r"\alpha_t", r"\frac{\alpha_t}{\alpha_{t-1}}", RATIO, "DDPM sec. 2; DDIM Eq. 60"),
     Row("noise added by one step", r"\beta_t", r"1 - \frac{\alpha_t}{\alpha_{t-1}}", f"1 - {RATIO}",
@@ -128,7 +249,8 @@ DDPM_DDIM = (
 
 
 def _plain(name: str) -> str:
-    r"""A name without TeX's typography, so that r"\bar{\alpha}_t", "$\bar\alpha_t$" and "bar alpha_t" are one name."""
+    r"""A name without TeX's typography, so that r"\bar{\alpha}_t", "$\bar\alpha_t$" and "bar
+    alpha_t" are one name."""
     for part in ("\\mathbf", "\\boldsymbol", "$", "\\", "{", "}", " "):
         name = name.replace(part, "")
     return name
@@ -164,13 +286,16 @@ def translate(name: str, source: str, target: str) -> str:
     if target not in DIALECTS:
         raise ValueError(f"target={target!r} is unknown: choose one of {', '.join(DIALECTS)}")
     if not symbol.names(target):
-        raise ValueError(f"name={name!r}: dialect {target!r} has no name for {symbol.code} ({symbol.meaning})")
+        raise ValueError(
+            f"name={name!r}: dialect {target!r} has no name for {symbol.code} ({symbol.meaning})"
+        )
     return symbol.names(target)[0]
 
 
 def to_alpha_bar(values: Tensor | Sequence[float], name: str, dialect: str) -> Tensor:
-    r"""Our (T+1,) float64 ``alpha_bar`` from a series for t = 1..T under a dialect's name for :math:`\beta_t`, for
-    one step's signal or for :math:`\bar\alpha_t` (in the dialect "here" the latter already starts at t = 0).
+    r"""Our (T+1,) float64 ``alpha_bar`` from a series for t = 1..T under a dialect's name for
+    :math:`\beta_t`, for one step's signal or for :math:`\bar\alpha_t` (in the dialect "here" the
+    latter already starts at t = 0).
 
     Raises:
         ValueError: when the name stands for no such series.
@@ -180,15 +305,20 @@ def to_alpha_bar(values: Tensor | Sequence[float], name: str, dialect: str) -> T
     if quantity == "alpha_bar_t":
         return series if dialect == "here" else torch.cat([torch.ones_like(series[:1]), series])
     if quantity not in ("beta_t", RATIO):
-        raise ValueError(f"name={name!r} means {quantity}: alpha_bar follows only from beta_t, {RATIO} or alpha_bar_t")
+        raise ValueError(
+            f"name={name!r} means {quantity}: alpha_bar follows only from beta_t, {RATIO} or"
+            " alpha_bar_t"
+        )
     kept = 1 - series if quantity == "beta_t" else series
     return torch.cat([torch.ones_like(kept[:1]), kept.cumprod(0)])
 
 
 def from_alpha_bar(alpha_bar: Tensor, name: str, dialect: str) -> Tensor:
-    r"""The series for t = 1..T, (T,) float64, that a dialect calls ``name``, from our (T+1,) ``alpha_bar``.
+    r"""The series for t = 1..T, (T,) float64, that a dialect calls ``name``, from our (T+1,)
+    ``alpha_bar``.
 
-    Names for :math:`\bar\alpha_t` (in the dialect "here" with t = 0, so (T+1,)), :math:`\bar\alpha_{t-1}`,
+    Names for :math:`\bar\alpha_t` (in the dialect "here" with t = 0, so (T+1,)),
+    :math:`\bar\alpha_{t-1}`,
     :math:`\beta_t` and one step's signal are known.
 
     Raises:
@@ -203,12 +333,17 @@ def from_alpha_bar(alpha_bar: Tensor, name: str, dialect: str) -> Tensor:
         "beta_t": 1 - alpha_bar[1:] / alpha_bar[:-1],
     }
     if quantity not in series:
-        raise ValueError(f"name={name!r} means {quantity}: alpha_bar determines only {', '.join(series)}")
+        raise ValueError(
+            f"name={name!r} means {quantity}: alpha_bar determines only {', '.join(series)}"
+        )
     return series[quantity]
 
 
-def convert(values: Tensor | Sequence[float], name: str, source: str, target_name: str, target: str) -> Tensor:
-    r"""The series ``values``, called ``name`` in dialect ``source``, as the series ``target_name`` of ``target``.
+def convert(
+    values: Tensor | Sequence[float], name: str, source: str, target_name: str, target: str
+) -> Tensor:
+    r"""The series ``values``, called ``name`` in dialect ``source``, as the series ``target_name``
+    of ``target``.
 
     >>> convert([0.5, 0.5], "betas", "ldm/diffusers", r"\alpha_t", "ddim").tolist()
     [0.5, 0.25]
@@ -238,5 +373,8 @@ def render(symbols: Sequence[Symbol] = SYMBOLS) -> str:
 
 def render_ddpm_ddim(rows: Sequence[Row] = DDPM_DDIM) -> str:
     """The DDPM/DDIM dictionary as a markdown table."""
-    cells = [[row.quantity, f"${row.ddpm}$", f"${row.ddim}$", f"`{row.code}`", row.source] for row in rows]
+    cells = [
+        [row.quantity, f"${row.ddpm}$", f"${row.ddim}$", f"`{row.code}`", row.source]
+        for row in rows
+    ]
     return _table(["quantity", "DDPM", "DDIM", "code", "source"], cells)

@@ -1,7 +1,9 @@
-"""Run the notebooks from scratch and measure them: ``python -m ddim_tutorial.runner`` (``make run``).
+"""Run the notebooks from scratch and measure them: ``python -m ddim_tutorial.runner`` (``make
+run``).
 
-The executed copies and ``run.json`` (seconds and peak memory of each) go to build/. ``--update`` writes the measured
-figures into the README and the notebooks; ``--in-place`` also stores the executed notebooks where they came from.
+The executed copies and ``run.json`` (seconds and peak memory of each) go to build/. ``--update``
+writes the measured figures into the README and the notebooks; ``--in-place`` also stores the
+executed notebooks where they came from.
 """
 
 import argparse
@@ -27,10 +29,11 @@ GIB = 2**30
 
 
 class PeakMemory:
-    """Samples the resident memory of this process's children and theirs; ``peak`` is the largest sum seen, in bytes.
+    """Samples the resident memory of this process's children and theirs; ``peak`` is the largest
+    sum seen, in bytes.
 
-    Start it when the kernel runs: a child that is just being started still counts as a copy of this process. Pages
-    that two of the processes share count twice.
+    Start it when the kernel runs: a child that is just being started still counts as a copy of this
+    process. Pages that two of the processes share count twice.
     """
 
     def __init__(self, interval: float = 0.05):
@@ -64,10 +67,12 @@ def notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
 
 
 def run(path: Path, target: Path, cell_timeout: int | None = 600) -> dict[str, float | str]:
-    """Execute the notebook ``path`` in a fresh kernel, store it as ``target``, return seconds, peak_gib (and error).
+    """Execute the notebook ``path`` in a fresh kernel, store it as ``target``, return seconds,
+    peak_gib (and error).
 
-    seconds include starting the kernel. A notebook that stops with an error is stored as far as it came. Without a
-    limit for a cell (None) a run may take hours: then what the cells print is passed on as they end.
+    seconds include starting the kernel. A notebook that stops with an error is stored as far as it
+    came. Without a limit for a cell (None) a run may take hours: then what the cells print is
+    passed on as they end.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -79,11 +84,17 @@ def run(path: Path, target: Path, cell_timeout: int | None = 600) -> dict[str, f
                 print(output.text, end="", flush=True)
 
     notebook, memory = nbformat.read(path, as_version=4), PeakMemory()
-    client = NotebookClient(notebook, timeout=cell_timeout, kernel_name="python3", record_timing=False,
-                            store_widget_state=False, coalesce_streams=True,
-                            resources={"metadata": {"path": str(path.parent)}},
-                            on_notebook_start=lambda notebook: memory.start(),
-                            on_cell_executed=pass_on if cell_timeout is None else None)
+    client = NotebookClient(
+        notebook,
+        timeout=cell_timeout,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+        on_notebook_start=lambda notebook: memory.start(),
+        on_cell_executed=pass_on if cell_timeout is None else None,
+    )
     start, failure = time.perf_counter(), ""
     try:
         client.execute()
@@ -102,8 +113,15 @@ def machine() -> str:
     """The machine in a few words, for the figures' provenance."""
     import torch
 
-    kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU"
-    return f"{kind} ({platform.machine()}), Python {platform.python_version()}, torch {version('torch').split('+')[0]}"
+    kind = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{os.cpu_count()} CPU cores, no GPU"
+    )
+    return (
+        f"{kind} ({platform.machine()}), Python {platform.python_version()}, torch"
+        f" {version('torch').split('+')[0]}"
+    )
 
 
 def said(figures: dict[str, float]) -> str:
@@ -115,7 +133,9 @@ def title(path: Path) -> str:
     """The first heading of a notebook."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return next((line[2:].strip() for line in text.splitlines() if line.startswith("# ")), path.stem)
+    return next(
+        (line[2:].strip() for line in text.splitlines() if line.startswith("# ")), path.stem
+    )
 
 
 def table(record: dict, paths: list[Path]) -> str:
@@ -125,11 +145,14 @@ def table(record: dict, paths: list[Path]) -> str:
         figures = record["notebooks"].get(path.stem)
         figure = said(figures) if figures and "error" not in figures else "not measured"
         rows.append(f"| [{path.stem}]({path.as_posix()}) | {title(path)} | {figure} |")
-    return "\n".join([*rows, "", f"Measured on {record['machine']}, each notebook in a fresh kernel.", ""])
+    return "\n".join(
+        [*rows, "", f"Measured on {record['machine']}, each notebook in a fresh kernel.", ""]
+    )
 
 
 def changes(record: dict, paths: list[Path], readme: Path = README) -> dict[Path, tuple[str, str]]:
-    """Files whose figures differ from the measured ones: path -> (text, text with the measured figures)."""
+    """Files whose figures differ from the measured ones: path -> (text, text with the measured
+    figures)."""
     new = {}
     if readme.exists():
         text = readme.read_text(encoding="utf-8")
@@ -138,23 +161,36 @@ def changes(record: dict, paths: list[Path], readme: Path = README) -> dict[Path
         figures = record["notebooks"].get(path.stem)
         if figures and "error" not in figures:
             text = path.read_text(encoding="utf-8")
-            new[path] = text, FIGURE.sub(lambda m, figures=figures: m[1] + said(figures) + m[2], text)
+            new[path] = (
+                text,
+                FIGURE.sub(lambda m, figures=figures: m[1] + said(figures) + m[2], text),
+            )
     return {path: (old, text) for path, (old, text) in new.items() if old != text}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ddim_tutorial.runner", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ddim_tutorial.runner", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all in notebooks/")
-    parser.add_argument("--in-place", action="store_true", help="also store those that ran where they came from")
-    parser.add_argument("--update", action="store_true", help="run nothing, write the figures of the last run into "
-                                                              "README.md and the notebooks")
+    parser.add_argument(
+        "--in-place", action="store_true", help="also store those that ran where they came from"
+    )
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="run nothing, write the figures of the last run into README.md and the notebooks",
+    )
     options = parser.parse_args(arguments)
     store = BUILD / "run.json"
     record = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {"notebooks": {}}
     everything = notebooks()
     if options.update:
         if not record["notebooks"] or record["model"]:
-            parser.error(f"{store}: nothing has been measured with the default model; run without --update first")
+            parser.error(
+                f"{store}: nothing has been measured with the default model; run without --update"
+                " first"
+            )
         for path, (_, text) in changes(record, everything).items():
             path.write_text(text, encoding="utf-8")
             print(f"wrote the measured figures into {path}")
@@ -164,26 +200,42 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"there is no notebook in {NOTEBOOKS}/; run from the project's folder")
     model = os.environ.get("DDIM_TUTORIAL_MODEL", "")
     if model and Path(model).is_dir():
-        os.environ["DDIM_TUTORIAL_MODEL"] = str(Path(model).resolve())  # the kernels run in notebooks/
+        os.environ["DDIM_TUTORIAL_MODEL"] = str(
+            Path(model).resolve()
+        )  # the kernels run in notebooks/
     here = {"machine": machine(), "model": model}
     if here != {key: record.get(key) for key in here}:
-        record = {**here, "notebooks": {}}  # figures of two machines or models do not belong in one table
+        record = {
+            **here,
+            "notebooks": {},
+        }  # figures of two machines or models do not belong in one table
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
-        print(f"this machine is busy (load {os.getloadavg()[0]:.1f}): the seconds below are too many", file=sys.stderr)
+        print(
+            f"this machine is busy (load {os.getloadavg()[0]:.1f}): the seconds below are too many",
+            file=sys.stderr,
+        )
     for path in paths:
-        figures = run(path, BUILD / path.name, cell_timeout=None if model else 600)  # a larger model may take hours
+        figures = run(
+            path, BUILD / path.name, cell_timeout=None if model else 600
+        )  # a larger model may take hours
         if options.in_place and "error" not in figures:
             shutil.copyfile(BUILD / path.name, path)
-        record["notebooks"][path.stem] = {key: value for key, value in figures.items() if key != "error"} | (
-            {"error": True} if "error" in figures else {})
-        print(f"{path.stem:28} {figures['seconds']:7.1f} s {figures['peak_gib']:7.2f} GiB", flush=True)
+        record["notebooks"][path.stem] = {
+            key: value for key, value in figures.items() if key != "error"
+        } | ({"error": True} if "error" in figures else {})
+        print(
+            f"{path.stem:28} {figures['seconds']:7.1f} s {figures['peak_gib']:7.2f} GiB", flush=True
+        )
         if "error" in figures:
             print(f"{path}: FAILED\n{figures['error']}", file=sys.stderr, flush=True)
     BUILD.mkdir(exist_ok=True)
     store.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if not model:
         for path, (old, new) in changes(record, everything).items():
-            print(f"\n{path} says (-), measured (+); python -m ddim_tutorial.runner --update writes it:")
+            print(
+                f"\n{path} says (-), measured (+); python -m ddim_tutorial.runner --update"
+                " writes it:"
+            )
             lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
             print("\n".join(line for line in lines if re.match(r"[-+][^-+]", line)))
     return 1 if any("error" in record["notebooks"][path.stem] for path in paths) else 0

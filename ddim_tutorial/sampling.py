@@ -1,7 +1,9 @@
-r"""DDIM sampling (Song et al. 2021, arXiv:2010.02502): jump to the clean image, then re-noise to an earlier time.
+r"""DDIM sampling (Song et al. 2021, arXiv:2010.02502): jump to the clean image, then re-noise to an
+earlier time.
 
-A step takes a pair of times: from t to s. ``trajectory`` is the loop, a generator of :class:`Step`; ``sample`` runs it
-to the end. The loop reads nothing back from the device; values are looked at before the first and after the last step.
+A step takes a pair of times: from t to s. ``trajectory`` is the loop, a generator of :class:`Step`;
+``sample`` runs it to the end. The loop reads nothing back from the device; values are looked at
+before the first and after the last step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,8 @@ from .schedule import Schedule, check_times
 
 
 class Step(NamedTuple):
-    """One step from t to s: the state before, the model's eps and jump prediction there, the state after."""
+    """One step from t to s: the state before, the model's eps and jump prediction there, the state
+    after."""
 
     t: int
     s: int
@@ -29,18 +32,28 @@ class Step(NamedTuple):
 
 
 def ddim_sigma(ab_t: Scalars, ab_s: Scalars, eta: float) -> Scalars:
-    r""":math:`\sigma = \eta \sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}} \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}`
-    (DDIM Eq. 16), for s < t. eta = 0: deterministic; eta = 1: DDPM's posterior."""
+    r""":math:`\sigma = \eta \sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}} \sqrt{1 -
+    \frac{\bar\alpha_t}{\bar\alpha_s}}` (DDIM Eq. 16), for s < t. eta = 0: deterministic; eta = 1:
+    DDPM's posterior."""
     return eta * ((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s)).sqrt()
 
 
-def ddim_step(x_t: Images, eps: Images, ab_t: Scalars, ab_s: Scalars, *, sigma: Scalars | float = 0.0,
-              noise: Tensor | None = None, noise_std: Scalars | float | None = None) -> tuple[Images, Images]:
+def ddim_step(
+    x_t: Images,
+    eps: Images,
+    ab_t: Scalars,
+    ab_s: Scalars,
+    *,
+    sigma: Scalars | float = 0.0,
+    noise: Tensor | None = None,
+    noise_std: Scalars | float | None = None,
+) -> tuple[Images, Images]:
     r"""One step from t to s (DDIM Eq. 12): (x_s, x0_hat), both (B, *dims).
 
     .. math:: x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\,\epsilon + \sigma_{noise}\,z
 
-    x_t, eps: (B, *dims); ab_t, ab_s: from ``Schedule.at`` (s < t denoises, s > t inverts); sigma: shapes the direction;
+    x_t, eps: (B, *dims); ab_t, ab_s: from ``Schedule.at`` (s < t denoises, s > t inverts); sigma:
+    shapes the direction;
     noise: z ~ N(0, I) like x_t; noise_std: its size, ``sigma`` if None. sigma-hat (DDIM sec. 5) is
     sigma = ddim_sigma(.., 1) with noise_std = sqrt(1 - ab_t / ab_s).
     """
@@ -56,28 +69,46 @@ def _check_eta(grid: list[int], schedule: Schedule, eta: float, sigma_hat: bool)
     if not isinstance(eta, Real) or not eta >= 0:
         raise ValueError(f"eta={eta!r}: pass a number >= 0 (0 is DDIM, 1 is DDPM)")
     if grid[0] < grid[1] and (eta or sigma_hat):
-        raise ValueError(f"{'sigma_hat=True' if sigma_hat else f'eta={eta}'} with s={grid[1]} > t={grid[0]}: "
-                         "inversion is deterministic, pass eta=0 and sigma_hat=False")
+        raise ValueError(
+            f"{'sigma_hat=True' if sigma_hat else f'eta={eta}'} with s={grid[1]} > t={grid[0]}: "
+            "inversion is deterministic, pass eta=0 and sigma_hat=False"
+        )
     if sigma_hat and eta not in (0, 1):
-        raise ValueError(f"sigma_hat=True with eta={eta}: sigma-hat is eta=1 with more noise, pass eta=1")
+        raise ValueError(
+            f"sigma_hat=True with eta={eta}: sigma-hat is eta=1 with more noise, pass eta=1"
+        )
     if eta > 1 and not torch.compiler.is_compiling():
         for t, s in pairwise(grid):
             ab_t, ab_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
             if ddim_sigma(ab_t, ab_s, eta) ** 2 > (1 - ab_s) * (1 + 1e-12):
                 largest = ((1 - ab_t) / (1 - ab_t / ab_s)).sqrt()
-                raise ValueError(f"eta={eta} from t={t} to s={s}: sigma^2 exceeds 1 - alpha_bar_s: no real "
-                                 f"direction is left; this step allows eta <= {largest:.4f}")
+                raise ValueError(
+                    f"eta={eta} from t={t} to s={s}: sigma^2 exceeds 1 - alpha_bar_s: no real "
+                    f"direction is left; this step allows eta <= {largest:.4f}"
+                )
 
 
-def trajectory(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Schedule, *, eta: float = 0.0,
-               sigma_hat: bool = False, generator: Generators = None) -> Iterator[Step]:
-    """Walk ``times`` from x_T and yield every :class:`Step`; memory does not grow, the caller may stop at any step.
+def trajectory(
+    model: EpsModel,
+    x_T: Images,
+    times: Sequence[int],
+    schedule: Schedule,
+    *,
+    eta: float = 0.0,
+    sigma_hat: bool = False,
+    generator: Generators = None,
+) -> Iterator[Step]:
+    """Walk ``times`` from x_T and yield every :class:`Step`; memory does not grow, the caller may
+    stop at any step.
 
-    x_T: (B, *dims), N(0, I) at times[0]. The state is float32 or more precise whatever the network computes in.
-    times: decreasing to sample; increasing (with eta = 0) to invert, eps then being asked at max(t, 1).
-    eta: 0 (DDIM) to 1 (DDPM), DDIM Eq. 16. sigma_hat (with eta=1): DDPM's larger variance in the injected noise, none
-    in the last step. generator: one, or one per image (see :func:`ddim_tutorial.noise.randn`).
-    Gradients are kept only if x_T requires them. Bad arguments raise here, not at the first step.
+    x_T: (B, *dims), N(0, I) at times[0]. The state is float32 or more precise whatever the network
+    computes in.
+    times: decreasing to sample; increasing (with eta = 0) to invert, eps then being asked at max(t,
+    1).
+    eta: 0 (DDIM) to 1 (DDPM), DDIM Eq. 16. sigma_hat (with eta=1): DDPM's larger variance in the
+    injected noise, none in the last step. generator: one, or one per image (see
+    :func:`ddim_tutorial.noise.randn`). Gradients are kept only if x_T requires them. Bad arguments
+    raise here, not at the first step.
     """
     require_images("x_T", x_T)
     grid = check_times(times, schedule)
@@ -87,8 +118,15 @@ def trajectory(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Sch
     return _walk(model, state, grid, schedule, 1.0 if sigma_hat else eta, sigma_hat, generator)
 
 
-def _walk(model: EpsModel, x_t: Tensor, grid: list[int], schedule: Schedule, eta: float, sigma_hat: bool,
-          generator: Generators) -> Iterator[Step]:
+def _walk(
+    model: EpsModel,
+    x_t: Tensor,
+    grid: list[int],
+    schedule: Schedule,
+    eta: float,
+    sigma_hat: bool,
+    generator: Generators,
+) -> Iterator[Step]:
     asked_at = torch.tensor([max(t, 1) for t in grid], device=x_t.device)
     with_grad = x_t.requires_grad and torch.is_grad_enabled()
     for i, (t, s) in enumerate(pairwise(grid)):
@@ -96,21 +134,37 @@ def _walk(model: EpsModel, x_t: Tensor, grid: list[int], schedule: Schedule, eta
             ab_t, ab_s = schedule.at(t, x_t), schedule.at(s, x_t)
             eps = predicted_eps(model, x_t, asked_at[i].expand(len(x_t)))
             if eta:
-                sigma, z = ddim_sigma(ab_t, ab_s, eta), randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype)
+                sigma, z = (
+                    ddim_sigma(ab_t, ab_s, eta),
+                    randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype),
+                )
                 noise_std = sigma
                 if sigma_hat:  # DDIM's code and DDPM's add no noise to the finished picture
                     noise_std = (1 - ab_t / ab_s).sqrt() if i + 2 < len(grid) else 0.0
-                x_s, x0_hat = ddim_step(x_t, eps, ab_t, ab_s, sigma=sigma, noise=z, noise_std=noise_std)
+                x_s, x0_hat = ddim_step(
+                    x_t, eps, ab_t, ab_s, sigma=sigma, noise=z, noise_std=noise_std
+                )
             else:
                 x_s, x0_hat = ddim_step(x_t, eps, ab_t, ab_s)
         yield Step(t, s, x_t, eps, x0_hat, x_s)
         x_t = x_s
 
 
-def sample(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Schedule, *, eta: float = 0.0,
-           sigma_hat: bool = False, generator: Generators = None) -> Images:
-    """The state at times[-1]; arguments as for :func:`trajectory`. A result with NaN or infinity raises ValueError."""
-    for step in trajectory(model, x_T, times, schedule, eta=eta, sigma_hat=sigma_hat, generator=generator):
+def sample(
+    model: EpsModel,
+    x_T: Images,
+    times: Sequence[int],
+    schedule: Schedule,
+    *,
+    eta: float = 0.0,
+    sigma_hat: bool = False,
+    generator: Generators = None,
+) -> Images:
+    """The state at times[-1]; arguments as for :func:`trajectory`. A result with NaN or infinity
+    raises ValueError."""
+    for step in trajectory(
+        model, x_T, times, schedule, eta=eta, sigma_hat=sigma_hat, generator=generator
+    ):
         x_s = step.x_s
     require_images(f"the state at s={step.s}", x_s)
     return x_s

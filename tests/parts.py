@@ -1,4 +1,5 @@
-"""What several test modules share: one error measure, a small random network, a small random pipeline."""
+"""What several test modules share: one error measure, a small random network, a small random
+pipeline."""
 
 import torch
 
@@ -39,19 +40,43 @@ def tiny_pipeline(folder):
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer(WORDS, folder, size=600)
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, projection_dim=16, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length, bos_token_id=0, eos_token_id=1,
-        pad_token_id=1))
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            projection_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
-        norm_num_groups=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), cross_attention_dim=16,
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=2)
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        cross_attention_dim=16,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+    )
     with torch.no_grad():  # so that the prompt matters
         for name, parameter in unet.named_parameters():
             if "attn2.to_" in name:
                 parameter.mul_(4)
-    vae = AutoencoderKL(latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
-                        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                        scaling_factor=0.3)
+    vae = AutoencoderKL(
+        latent_channels=4,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.3,
+    )
     return new_pipeline(vae.eval(), text_encoder.eval(), tokenizer, unet.eval())

@@ -1,4 +1,5 @@
-"""The closed-form models against the definition eps = -sigma grad log p_t(x_t), densities by torch.distributions."""
+"""The closed-form models against the definition eps = -sigma grad log p_t(x_t), densities by
+torch.distributions."""
 
 import math
 
@@ -69,7 +70,9 @@ def test_responsibilities_are_bayes(t, device):
     x_t = visits(means, t)
     density, components = noisy_mixture(means, stds, weights, t)
     wanted = weights.log() + components.log_prob(x_t[:, None]) - density.log_prob(x_t)[:, None]
-    seen = analytic.mixture(means, stds, weights, SCHEDULE).log_responsibilities(x_t, batch_of(t, x_t))
+    seen = analytic.mixture(means, stds, weights, SCHEDULE).log_responsibilities(
+        x_t, batch_of(t, x_t)
+    )
     torch.testing.assert_close(seen, wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -87,15 +90,23 @@ def test_dataset_jumps_to_the_softmax_mean(t, device):
 
 def test_one_component_is_the_gaussian(device):
     mean = torch.randn(2, 3, dtype=torch.float64, device=device)
-    x_t, t = torch.randn(5, 2, 3, dtype=torch.float64, device=device), torch.tensor(TIMES, device=device)
+    x_t, t = (
+        torch.randn(5, 2, 3, dtype=torch.float64, device=device),
+        torch.tensor(TIMES, device=device),
+    )
     one = analytic.mixture(mean[None], 0.7, torch.ones(1), SCHEDULE)(x_t, t)
-    torch.testing.assert_close(one, analytic.gaussian(mean, 0.7, SCHEDULE)(x_t, t), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        one, analytic.gaussian(mean, 0.7, SCHEDULE)(x_t, t), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_times_may_differ_within_a_batch(device):
     means, stds, weights = toy(device)
     model = analytic.mixture(means, stds, weights, SCHEDULE)
-    x_t, t = torch.randn(5, 2, 3, dtype=torch.float64, device=device), torch.tensor(TIMES, device=device)
+    x_t, t = (
+        torch.randn(5, 2, 3, dtype=torch.float64, device=device),
+        torch.tensor(TIMES, device=device),
+    )
     alone = torch.cat([model(x_t[i : i + 1], t[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(model(x_t, t), alone, rtol=1e-12, atol=1e-12)
 
@@ -104,10 +115,15 @@ def test_answers_in_the_precision_of_the_question(device):
     means, stds, weights = toy(device)
     x_t = torch.randn(5, 2, 3, dtype=torch.float64, device=device)
     t = torch.tensor(TIMES, device=device)
-    for model in (analytic.mixture(means, stds, weights, SCHEDULE), analytic.gaussian(0.3, 0.7, SCHEDULE)):
+    for model in (
+        analytic.mixture(means, stds, weights, SCHEDULE),
+        analytic.gaussian(0.3, 0.7, SCHEDULE),
+    ):
         single = model(x_t.float(), t)
         assert single.dtype == torch.float32
-        torch.testing.assert_close(single.double(), model(x_t.float().double(), t), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            single.double(), model(x_t.float().double(), t), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_ddim_on_a_finite_data_set_lands_on_a_picture(device):

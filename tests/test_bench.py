@@ -36,18 +36,28 @@ def test_a_ratio_is_theirs_over_ours_run_in_turns(monkeypatch):
 
     figures = bench.compare(takes("theirs", 3.0), takes("ours", 2.0), pairs=4, calls=2)
     assert figures["ratio_median"] == figures["ratio_min"] == figures["ratio_max"] == 1.5
-    assert figures["diffusers_us"] == pytest.approx(3e6) and figures["ours_us"] == pytest.approx(2e6)
+    assert figures["diffusers_us"] == pytest.approx(3e6) and figures["ours_us"] == pytest.approx(
+        2e6
+    )
     assert order[:2] == ["theirs", "ours"]  # the warm-up
     assert order[2::4] == ["ours", "theirs", "ours", "theirs"]  # two calls a run, two runs a pair
 
 
 def test_a_latent_model_is_compared_with_its_own_pipeline(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(bench, "compare", lambda theirs, ours, **_: seen.append((theirs(), ours())) or {})
-    tiny_pipeline(tmp_path / "sd" / "tokenizer").save_pretrained(tmp_path / "sd", safe_serialization=True)
-    figures = bench.bench_latent(str(tmp_path / "sd"), "cpu", batch=2, steps=4, pairs=1, compiled=False)
+    monkeypatch.setattr(
+        bench, "compare", lambda theirs, ours, **_: seen.append((theirs(), ours())) or {}
+    )
+    tiny_pipeline(tmp_path / "sd" / "tokenizer").save_pretrained(
+        tmp_path / "sd", safe_serialization=True
+    )
+    figures = bench.bench_latent(
+        str(tmp_path / "sd"), "cpu", batch=2, steps=4, pairs=1, compiled=False
+    )
     ((theirs, ours),) = seen
-    assert ours.dtype == torch.float32 and 0 < (theirs - ours).norm() <= 0.05 * theirs.norm()  # bf16 against float32
+    assert (
+        ours.dtype == torch.float32 and 0 < (theirs - ours).norm() <= 0.05 * theirs.norm()
+    )  # bf16 against float32
     assert 30 < figures["psnr"] < 90
 
 
@@ -57,7 +67,8 @@ def test_a_pixel_model_is_no_latent_one():
 
 
 def test_both_sides_compute_the_same(monkeypatch):
-    """Benchmarking two different things would be easy: the results are compared instead of the times."""
+    """Benchmarking two different things would be easy: the results are compared instead of the
+    times."""
     pairs = []
 
     def keep(theirs, ours, **_):

@@ -1,4 +1,5 @@
-"""The judges: they pass the package's own functions, and name the first wrong step of wrong ones."""
+"""The judges: they pass the package's own functions, and name the first wrong step of wrong
+ones."""
 
 import math
 from itertools import pairwise
@@ -31,7 +32,9 @@ def mix(noises, weights):
 
 
 def per_seed(draw):
-    return lambda seeds, shape: torch.stack([draw(shape, torch.Generator().manual_seed(seed)) for seed in seeds])
+    return lambda seeds, shape: torch.stack(
+        [draw(shape, torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
 
 
 def global_seed(seeds, shape):
@@ -52,8 +55,9 @@ RIGHT = {
     "mix": mix,
     "noise": lambda seeds, shape: randn((len(seeds), *shape), generators(seeds)),
     "jumps": lambda *given: [step.x0_hat for step in trajectory(*given)],
-    "guided_jump": lambda z_t, eps_u, eps_c, ab_t, scale: predict_x0(z_t, guidance.cfg(
-        lambda x, t: eps_c, lambda x, t: eps_u, scale)(z_t, None), ab_t),
+    "guided_jump": lambda z_t, eps_u, eps_c, ab_t, scale: predict_x0(
+        z_t, guidance.cfg(lambda x, t: eps_c, lambda x, t: eps_u, scale)(z_t, None), ab_t
+    ),
     "slope": lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0],
 }
 
@@ -74,7 +78,9 @@ def test_the_leading_grid_passes_as_leading_only(capsys):
         return times(T, steps, "leading")
 
     assert judge("times", leading, capsys, spacing="leading").startswith("times: right")
-    assert "first difference is entry 0: [801, 601, 401], wanted [1000, 800, 600]" in judge("times", leading, capsys)
+    assert "first difference is entry 0: [801, 601, 401], wanted [1000, 800, 600]" in judge(
+        "times", leading, capsys
+    )
     with pytest.raises(ValueError, match="spacing"):
         checks.check_times(leading, spacing="karras")
 
@@ -104,6 +110,7 @@ def test_a_stub_is_not_attempted_and_an_error_is_told(name, capsys):
 
 def step_without(change):
     """A DDIM step with one thing changed."""
+
     def fn(x_t, eps, ab_t, ab_s, *, sigma=0.0, noise=None):
         x0_hat = (x_t - (1 - ab_t).sqrt() * eps) / ab_t.sqrt()
         direction = (1 - ab_s - (0 if change == "sigma" else sigma**2)).sqrt() * eps
@@ -114,11 +121,13 @@ def step_without(change):
         if noise is not None:
             x_s = x_s + (sigma**2 if change == "variance" else sigma) * noise
         return (x0_hat, x_s) if change == "order" else x_s if change == "pair" else (x_s, x0_hat)
+
     return fn
 
 
 def sampler(change):
     """A DDIM sampler with one thing broken."""
+
     def fn(model, x_t, grid, schedule):
         if change == "noise":
             x_t = x_t + 1e-3
@@ -135,11 +144,13 @@ def sampler(change):
                 break
             x_t = ab_s.sqrt() * x0_hat + (1 - ab_s).sqrt() * eps
         return x_t
+
     return fn
 
 
 def jumps(change=""):
     """The jumps of a run in sigma space, with one thing broken."""
+
     def fn(model, x_T, grid, schedule):
         bar, found = schedule.alpha_bar, []
         rho = ((1 - bar) / bar).sqrt()
@@ -152,6 +163,7 @@ def jumps(change=""):
             found.append((state - (1 - ab).sqrt() * eps) / ab.sqrt())
             y = y + (rho[s] - rho[t]) * (0.9 if change == "step" else 1) * eps
         return found[:-1] if change == "short" else found
+
     return fn
 
 
@@ -161,79 +173,263 @@ def test_jumps_of_a_run_in_sigma_space_pass(capsys):
 
 FIRST = "step 1 of 2, from t = 1000 to s = 500"
 WRONG = [
-    ("translation", lambda betas: torch.cumprod(1 - betas, 0), "constant beta", r"shape (5,), wanted (6,)"),
-    ("translation", lambda betas: torch.cat([torch.ones(1), 1 - betas]), "constant beta", "differs by up to 0.31"),
-    ("translation", lambda betas: torch.cat([torch.ones(1), torch.cumprod((1 - betas).sqrt(), 0)]), "constant beta",
-     "differs by up to 0.18"),
+    (
+        "translation",
+        lambda betas: torch.cumprod(1 - betas, 0),
+        "constant beta",
+        r"shape (5,), wanted (6,)",
+    ),
+    (
+        "translation",
+        lambda betas: torch.cat([torch.ones(1), 1 - betas]),
+        "constant beta",
+        "differs by up to 0.31",
+    ),
+    (
+        "translation",
+        lambda betas: torch.cat([torch.ones(1), torch.cumprod((1 - betas).sqrt(), 0)]),
+        "constant beta",
+        "differs by up to 0.18",
+    ),
     ("add_noise", lambda x_0, eps, ab: ab * x_0 + (1 - ab) * eps, "0.6 x_0 + 0.8 eps", "differs"),
-    ("add_noise", lambda x_0, eps, ab: ab.sqrt() * x_0 + (1 - ab) * eps, "0.6 x_0 + 0.8 eps", "differs"),
-    ("add_noise", lambda x_0, eps, ab: x_0 + (1 / ab - 1).sqrt() * eps, "0.6 x_0 + 0.8 eps", "differs"),
-    ("add_noise", lambda x_0, eps, ab: ab.flatten()[0].sqrt() * x_0 + (1 - ab.flatten()[0]).sqrt() * eps,
-     "t = 1, 400, 1000", "differs"),
+    (
+        "add_noise",
+        lambda x_0, eps, ab: ab.sqrt() * x_0 + (1 - ab) * eps,
+        "0.6 x_0 + 0.8 eps",
+        "differs",
+    ),
+    (
+        "add_noise",
+        lambda x_0, eps, ab: x_0 + (1 / ab - 1).sqrt() * eps,
+        "0.6 x_0 + 0.8 eps",
+        "differs",
+    ),
+    (
+        "add_noise",
+        lambda x_0, eps, ab: ab.flatten()[0].sqrt() * x_0 + (1 - ab.flatten()[0]).sqrt() * eps,
+        "t = 1, 400, 1000",
+        "differs",
+    ),
     ("predict_x0", lambda x_t, eps, ab: x_t - (1 - ab).sqrt() * eps, "true noise", "differs"),
-    ("predict_x0", lambda x_t, eps, ab: (x_t - (1 - ab).sqrt() * eps) / ab, "true noise", "differs"),
-    ("predict_x0", lambda x_t, eps, ab: ((x_t - (1 - ab).sqrt() * eps) / ab.sqrt()).clamp(-1, 1), "x0_hat is x_t",
-     "differs"),
+    (
+        "predict_x0",
+        lambda x_t, eps, ab: (x_t - (1 - ab).sqrt() * eps) / ab,
+        "true noise",
+        "differs",
+    ),
+    (
+        "predict_x0",
+        lambda x_t, eps, ab: ((x_t - (1 - ab).sqrt() * eps) / ab.sqrt()).clamp(-1, 1),
+        "x0_hat is x_t",
+        "differs",
+    ),
     ("ddim_sigma", lambda t, s, eta: eta * (1 - t / s).sqrt(), "the step to t = 0", "wanted 0"),
-    ("ddim_sigma", lambda t, s, eta: eta**2 * ((1 - s) / (1 - t) * (1 - t / s)).sqrt(), "eta = 0.5",
-     "0.25, wanted 0.5"),
-    ("ddim_sigma", lambda t, s, eta: eta * (1 - s) / (1 - t) * (1 - t / s), "t = 500, s = 499", "wanted"),
+    (
+        "ddim_sigma",
+        lambda t, s, eta: eta**2 * ((1 - s) / (1 - t) * (1 - t / s)).sqrt(),
+        "eta = 0.5",
+        "0.25, wanted 0.5",
+    ),
+    (
+        "ddim_sigma",
+        lambda t, s, eta: eta * (1 - s) / (1 - t) * (1 - t / s),
+        "t = 500, s = 499",
+        "wanted",
+    ),
     ("ddim_step", step_without("levels"), "sigma = 0 stays on the line", "differs"),
     ("ddim_step", step_without("sigma"), "sigma = 0.36", "differs"),
     ("ddim_step", step_without("variance"), "sigma = 0.36", "differs"),
     ("ddim_step", step_without("order"), "x0_hat = x_0", "differs"),
     ("ddim_step", step_without("pair"), "x0_hat = x_0", "wanted the pair (x_s, x0_hat)"),
-    ("times", lambda T, steps: [round(T * i / steps) for i in range(steps, 0, -1)], "5 steps", "5 entries, wanted 6"),
-    ("times", lambda T, steps: [*range(T, 0, -(T // steps)), 0], "30 steps", "32 entries, wanted 31"),
-    ("times", lambda T, steps: [*(round(T * i / steps) - 1 for i in range(steps, 0, -1)), 0], "5 steps",
-     "entry 0"),
-    ("times", lambda T, steps: [round(T * i / steps) if steps % 7 else 1 for i in range(steps, -1, -1)],
-     "1..1000 steps", "at 7 steps"),
-    ("trajectory", sampler("timestep"), "1000, 500, 0", f"{FIRST}: the model was asked at [999, 999], wanted"),
-    ("trajectory", sampler("target"), "1000, 500, 0", f"{FIRST}: the model was asked at [500, 500], wanted"),
+    (
+        "times",
+        lambda T, steps: [round(T * i / steps) for i in range(steps, 0, -1)],
+        "5 steps",
+        "5 entries, wanted 6",
+    ),
+    (
+        "times",
+        lambda T, steps: [*range(T, 0, -(T // steps)), 0],
+        "30 steps",
+        "32 entries, wanted 31",
+    ),
+    (
+        "times",
+        lambda T, steps: [*(round(T * i / steps) - 1 for i in range(steps, 0, -1)), 0],
+        "5 steps",
+        "entry 0",
+    ),
+    (
+        "times",
+        lambda T, steps: [round(T * i / steps) if steps % 7 else 1 for i in range(steps, -1, -1)],
+        "1..1000 steps",
+        "at 7 steps",
+    ),
+    (
+        "trajectory",
+        sampler("timestep"),
+        "1000, 500, 0",
+        f"{FIRST}: the model was asked at [999, 999], wanted",
+    ),
+    (
+        "trajectory",
+        sampler("target"),
+        "1000, 500, 0",
+        f"{FIRST}: the model was asked at [500, 500], wanted",
+    ),
     ("trajectory", sampler("noise"), "1000, 500, 0", f"{FIRST}: x_t differs by up to 0.001"),
-    ("trajectory", sampler("stride"), "901, 601, 301, 1, 0", "the step before, from t = 601 to s = 301, is wrong"),
+    (
+        "trajectory",
+        sampler("stride"),
+        "901, 601, 301, 1, 0",
+        "the step before, from t = 601 to s = 301, is wrong",
+    ),
     ("trajectory", sampler("clip"), "1000, 980, ..., 0", "is wrong"),
     ("trajectory", sampler("last"), "1000, 500, 0", "the last step, from t = 500 to s = 0"),
-    ("trajectory", lambda model, x, grid, _: x, "1000, 500, 0", f"{FIRST}: the model was not asked"),
-    ("trajectory", lambda *given: 0 * sample(*given) + sample(*given), "1000, 500, 0", "asked 4 times for 2 steps"),
+    (
+        "trajectory",
+        lambda model, x, grid, _: x,
+        "1000, 500, 0",
+        f"{FIRST}: the model was not asked",
+    ),
+    (
+        "trajectory",
+        lambda *given: 0 * sample(*given) + sample(*given),
+        "1000, 500, 0",
+        "asked 4 times for 2 steps",
+    ),
     ("trajectory", lambda *a: list(trajectory(*a)), "1000, 500, 0", "your function raised"),
     ("slerp", torch.lerp, "a quarter circle", "differs"),
-    ("slerp", lambda a, b, w: math.cos(w * math.pi / 2) * a + math.sin(w * math.pi / 2) * b, "0.8 rad", "differs"),
-    ("slerp", lambda a, b, w: slerp(a.flatten()[None], b.flatten()[None], w).view(a.shape), "each picture", "differs"),
+    (
+        "slerp",
+        lambda a, b, w: math.cos(w * math.pi / 2) * a + math.sin(w * math.pi / 2) * b,
+        "0.8 rad",
+        "differs",
+    ),
+    (
+        "slerp",
+        lambda a, b, w: slerp(a.flatten()[None], b.flatten()[None], w).view(a.shape),
+        "each picture",
+        "differs",
+    ),
     ("slerp", lambda a, b, w: slerp(b, a, w), "weight 0 is a", "differs"),
-    ("invert_step", lambda x, e, ab_s, ab_t: ddim_step(x, e, ab_t, ab_s)[0], "from s = 0", "differs"),
+    (
+        "invert_step",
+        lambda x, e, ab_s, ab_t: ddim_step(x, e, ab_t, ab_s)[0],
+        "from s = 0",
+        "differs",
+    ),
     ("invert_step", lambda x, e, ab_s, ab_t: add_noise(x, e, ab_t), "stays on the line", "differs"),
-    ("invert", lambda m, x, grid, schedule: sample(m, x, grid, schedule), "1000, 500, 0", "step 1 of 2, from s = 0 up"),
-    ("invert", lambda m, x, grid, schedule: invert(m, x, [*grid[:-1], 1], schedule).x_T, "1000, 500, 0",
-     "from s = 500 up to t = 1000: the state differs"),
+    (
+        "invert",
+        lambda m, x, grid, schedule: sample(m, x, grid, schedule),
+        "1000, 500, 0",
+        "step 1 of 2, from s = 0 up",
+    ),
+    (
+        "invert",
+        lambda m, x, grid, schedule: invert(m, x, [*grid[:-1], 1], schedule).x_T,
+        "1000, 500, 0",
+        "from s = 500 up to t = 1000: the state differs",
+    ),
     ("invert", lambda m, x, grid, schedule: x, "1000, 500, 0", "the model was not asked"),
-    ("invert", lambda *given: invert(*given).x_T + 0 * invert(*given).x_T, "1000, 500, 0", "asked 4 times for 2 steps"),
-    ("invert", lambda *given: 1.001 * invert(*given).x_T, "1000, 500, 0", "the last step, from s = 500 up to t = 1000"),
-    ("mix", lambda n, w: torch.tensordot(torch.tensor(w, dtype=n.dtype), n, 1), "weights 1, 1 and 0", "differs"),
-    ("mix", lambda n, w: mix(n, w) * math.sqrt(sum(v * v for v in w)) / sum(w) ** 0.5, "weights 3, 4", "differs"),
+    (
+        "invert",
+        lambda *given: invert(*given).x_T + 0 * invert(*given).x_T,
+        "1000, 500, 0",
+        "asked 4 times for 2 steps",
+    ),
+    (
+        "invert",
+        lambda *given: 1.001 * invert(*given).x_T,
+        "1000, 500, 0",
+        "the last step, from s = 500 up to t = 1000",
+    ),
+    (
+        "mix",
+        lambda n, w: torch.tensordot(torch.tensor(w, dtype=n.dtype), n, 1),
+        "weights 1, 1 and 0",
+        "differs",
+    ),
+    (
+        "mix",
+        lambda n, w: mix(n, w) * math.sqrt(sum(v * v for v in w)) / sum(w) ** 0.5,
+        "weights 3, 4",
+        "differs",
+    ),
     ("mix", lambda n, w: mix(n, [abs(v) for v in w]), "1, 1 and -1", "differs"),
     ("noise", lambda seeds, shape: torch.zeros(shape), "two seeds", "3 entries, wanted 4"),
     ("noise", lambda seeds, shape: torch.randn(len(seeds), *shape), "the same seed", "differs"),
-    ("noise", lambda seeds, shape: per_seed(lambda s, g: torch.randn(s, generator=g))([sum(seeds)] * len(seeds), shape),
-     "as the third of four", "differs"),
-    ("noise", per_seed(lambda s, g: torch.randn(s, generator=g.manual_seed(0))), "other seeds", "the same noise"),
+    (
+        "noise",
+        lambda seeds, shape: per_seed(lambda s, g: torch.randn(s, generator=g))(
+            [sum(seeds)] * len(seeds), shape
+        ),
+        "as the third of four",
+        "differs",
+    ),
+    (
+        "noise",
+        per_seed(lambda s, g: torch.randn(s, generator=g.manual_seed(0))),
+        "other seeds",
+        "the same noise",
+    ),
     ("noise", per_seed(lambda s, g: torch.rand(s, generator=g)), "100 seeds", "the mean of"),
-    ("noise", per_seed(lambda s, g: (torch.rand(s, generator=g) - 0.5) * 12**0.5), "100 seeds", "the kurtosis of"),
+    (
+        "noise",
+        per_seed(lambda s, g: (torch.rand(s, generator=g) - 0.5) * 12**0.5),
+        "100 seeds",
+        "the kurtosis of",
+    ),
     ("noise", global_seed, "left alone", "use a torch.Generator"),
     ("jumps", jumps("unscaled"), "1000, 500, 0", f"{FIRST}: x_t differs by up to"),
     ("jumps", jumps("counter"), "1000, 500, 0", f"{FIRST}: x0_hat differs"),
     ("jumps", jumps("state"), "1000, 500, 0", "it holds +2.46e+04 eps too much"),
     ("jumps", jumps("step"), "1000, 500, 0", "the step before, from t = 1000 to s = 500, is wrong"),
-    ("jumps", jumps("short"), "1000, 500, 0", "from t = 500 to s = 0: no x0_hat, the list ends before"),
-    ("jumps", lambda *given: (jumps()(*given), jumps()(*given))[1], "1000, 500, 0", "asked 4 times for 2 steps"),
-    ("jumps", lambda *given: [x[0] for x in jumps()(*given)], "1000, 500, 0", "got shape (1, 2, 2), wanted"),
-    ("guided_jump", lambda z, u, c, ab, w: predict_x0(z, c + w * (c - u), ab), "scale 1", "differs"),
-    ("guided_jump", lambda z, u, c, ab, w: predict_x0(z, c if w == 1 else u, ab), "scale 4", "differs"),
+    (
+        "jumps",
+        jumps("short"),
+        "1000, 500, 0",
+        "from t = 500 to s = 0: no x0_hat, the list ends before",
+    ),
+    (
+        "jumps",
+        lambda *given: (jumps()(*given), jumps()(*given))[1],
+        "1000, 500, 0",
+        "asked 4 times for 2 steps",
+    ),
+    (
+        "jumps",
+        lambda *given: [x[0] for x in jumps()(*given)],
+        "1000, 500, 0",
+        "got shape (1, 2, 2), wanted",
+    ),
+    (
+        "guided_jump",
+        lambda z, u, c, ab, w: predict_x0(z, c + w * (c - u), ab),
+        "scale 1",
+        "differs",
+    ),
+    (
+        "guided_jump",
+        lambda z, u, c, ab, w: predict_x0(z, c if w == 1 else u, ab),
+        "scale 4",
+        "differs",
+    ),
     ("guided_jump", lambda z, u, c, ab, w: predict_x0(z, c, ab), "scale 0", "differs"),
-    ("guided_jump", lambda z, u, c, ab, w: predict_x0(z, u + w * (c - u), ab).clamp(-1, 1), "scale 1", "differs"),
+    (
+        "guided_jump",
+        lambda z, u, c, ab, w: predict_x0(z, u + w * (c - u), ab).clamp(-1, 1),
+        "scale 1",
+        "differs",
+    ),
     ("slope", lambda x, y: np.polyfit(np.log(y), np.log(x), 1)[0], "slope 2", "differs"),
-    ("slope", lambda x, y: math.log(y[-1] / y[0]) / math.log(x[-1] / x[0]), "on no line", "differs"),
+    (
+        "slope",
+        lambda x, y: math.log(y[-1] / y[0]) / math.log(x[-1] / x[0]),
+        "on no line",
+        "differs",
+    ),
 ]
 
 
@@ -247,10 +443,16 @@ def test_a_wrong_function_is_told_its_first_failure(name, fn, claim, problem, ca
 def test_float32_answers_pass(capsys):
     def single(x_t, eps, ab_t, ab_s, *, sigma=0.0, noise=None):
         noise = None if noise is None else noise.float()
-        return ddim_step(x_t.float(), eps.float(), ab_t.float(), ab_s.float(), sigma=sigma, noise=noise)
+        return ddim_step(
+            x_t.float(), eps.float(), ab_t.float(), ab_s.float(), sigma=sigma, noise=noise
+        )
 
     assert judge("ddim_step", single, capsys).startswith("ddim_step: right")
     said = judge("trajectory", lambda model, x, *rest: sample(model, x.float(), *rest), capsys)
     assert said.startswith("trajectory: right")
-    said = judge("jumps", lambda model, x, *rest: [s.x0_hat for s in trajectory(model, x.float(), *rest)], capsys)
+    said = judge(
+        "jumps",
+        lambda model, x, *rest: [s.x0_hat for s in trajectory(model, x.float(), *rest)],
+        capsys,
+    )
     assert said.startswith("jumps: right")

@@ -19,7 +19,9 @@ def bundled(tmp_path, monkeypatch):
     tiny_unet().save_pretrained(folder / "unet")
     DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
     zoo.write_card(folder, {"name": "fashion"})
-    tiny_pipeline(tmp_path / "emoji" / "tokenizer").save_pretrained(tmp_path / "emoji", safe_serialization=True)
+    tiny_pipeline(tmp_path / "emoji" / "tokenizer").save_pretrained(
+        tmp_path / "emoji", safe_serialization=True
+    )
     zoo.write_card(tmp_path / "emoji", {"name": "emoji"})
     monkeypatch.setattr(zoo, "ZOO", tmp_path)
     monkeypatch.delenv(zoo.VARIABLE, raising=False)
@@ -48,16 +50,26 @@ def test_changed_weights(bundled, capsys, name, kind):
     weights.write_bytes(data)
     code, said, would_fail = report(capsys)
     assert code == 1 and f"NO  {name}" in said and f"NO  the {kind} model" in said
-    assert "diffusion_pytorch_model.safetensors" in would_fail and said.count("loads and evaluates on") == 1
+    assert (
+        "diffusion_pytorch_model.safetensors" in would_fail
+        and said.count("loads and evaluates on") == 1
+    )
 
 
 def test_a_chosen_model_that_is_damaged(bundled, capsys, monkeypatch, tmp_path):
     """The bundled models are whole, but the notebooks on latent models would not load this one."""
-    tiny_pipeline(tmp_path / "sd" / "tokenizer").save_pretrained(tmp_path / "sd", safe_serialization=True)
+    tiny_pipeline(tmp_path / "sd" / "tokenizer").save_pretrained(
+        tmp_path / "sd", safe_serialization=True
+    )
     (tmp_path / "sd" / "vae" / "config.json").unlink()
     monkeypatch.setenv(zoo.VARIABLE, str(tmp_path / "sd"))
     code, said, would_fail = report(capsys)
-    assert code == 1 and "NO  the latent model" in said and "vae" in would_fail and "fashion loads" in said
+    assert (
+        code == 1
+        and "NO  the latent model" in said
+        and "vae" in would_fail
+        and "fashion loads" in said
+    )
 
 
 def test_no_model(bundled, capsys, monkeypatch):
@@ -88,7 +100,9 @@ def test_a_missing_package_fails_what_needs_it(bundled, capsys, monkeypatch, nam
 
 def test_an_old_package(bundled, capsys, monkeypatch):
     found = command.version
-    monkeypatch.setattr(command, "version", lambda name: "0.1" if name == "diffusers" else found(name))
+    monkeypatch.setattr(
+        command, "version", lambda name: "0.1" if name == "diffusers" else found(name)
+    )
     code, _, would_fail = report(capsys)
     assert code == 1 and "found 0.1" in would_fail
 
@@ -100,5 +114,7 @@ def call(name: str) -> subprocess.CompletedProcess:
 
 def test_the_command():
     done = call("doctor")
-    assert "would fail:" in done.stdout and done.returncode == ("would fail: nothing" not in done.stdout)
+    assert "would fail:" in done.stdout and done.returncode == (
+        "would fail: nothing" not in done.stdout
+    )
     assert call("nurse").returncode == 2

@@ -20,14 +20,19 @@ from parts import tiny_unet
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.skipif(not nbval_pictures.COMPARED, reason="another matplotlib than the lock's lays out text differently")
+@pytest.mark.skipif(
+    not nbval_pictures.COMPARED,
+    reason="another matplotlib than the lock's lays out text differently",
+)
 def test_the_stored_figures_are_what_the_recipes_draw():
     assert check(ROOT / "figures") == []
     assert {path.stem for path in (ROOT / "figures").iterdir()} == FIGURES.keys()
 
 
 def test_the_readme_shows_them_with_their_alt_text():
-    shown = re.findall(r"!\[([^\]]*)\]\(figures/(\w+)\.png\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    shown = re.findall(
+        r"!\[([^\]]*)\]\(figures/(\w+)\.png\)", (ROOT / "README.md").read_text(encoding="utf-8")
+    )
     assert shown and all(FIGURES[name].alt == alt for alt, name in shown)
 
 
@@ -38,7 +43,9 @@ def test_psnr_of_known_differences():
     assert math.isclose(psnr(black, black + 1), 20 * math.log10(255))
 
 
-@pytest.mark.parametrize("other", [np.zeros((4, 5), np.uint8), np.zeros((4, 4)), np.zeros((1, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "other", [np.zeros((4, 5), np.uint8), np.zeros((4, 4)), np.zeros((1, 4), np.uint8)]
+)
 def test_psnr_refuses_what_it_cannot_compare(other):
     with pytest.raises(ValueError, match="one shape"):
         psnr(np.zeros((4, 4), np.uint8), other)
@@ -80,8 +87,12 @@ def test_a_figure_carries_its_provenance(tmp_path, recipes, model):
     make(tmp_path, recipes)
     card = json.loads((model / "card.json").read_text())
     assert json.loads((tmp_path / "noise.json").read_text()) == {
-        "command": "python -m ddim_tutorial.figures noise", "seed": 3, "model": str(model), "psnr_floor": 40.0,
-        "alt": "Eight random pictures.", "model_sha256": card["files"]["unet/diffusion_pytorch_model.safetensors"],
+        "command": "python -m ddim_tutorial.figures noise",
+        "seed": 3,
+        "model": str(model),
+        "psnr_floor": 40.0,
+        "alt": "Eight random pictures.",
+        "model_sha256": card["files"]["unet/diffusion_pytorch_model.safetensors"],
     }
     assert check(tmp_path, recipes) == []
 
@@ -113,8 +124,16 @@ def lose(folder, model):
     (folder / "noise.json").unlink()
 
 
-@pytest.mark.parametrize(("fault", "said"), [(mirror, "PSNR"), (shrink, "shape"), (forge, "seed is 4, wanted 3"),
-                                             (retrain, "model_sha256"), (lose, "missing")])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (mirror, "PSNR"),
+        (shrink, "shape"),
+        (forge, "seed is 4, wanted 3"),
+        (retrain, "model_sha256"),
+        (lose, "missing"),
+    ],
+)
 def test_each_fault_is_found_and_named(tmp_path, recipes, model, fault, said):
     make(tmp_path, recipes)
     fault(tmp_path, model)
@@ -124,7 +143,11 @@ def test_each_fault_is_found_and_named(tmp_path, recipes, model, fault, said):
 
 def test_the_command_draws_and_then_agrees(tmp_path, recipes, monkeypatch, capsys):
     monkeypatch.setattr(figures, "FIGURES", recipes)
-    assert figures.main(["--folder", str(tmp_path)]) == figures.main(["--folder", str(tmp_path), "--check"]) == 0
+    assert (
+        figures.main(["--folder", str(tmp_path)])
+        == figures.main(["--folder", str(tmp_path), "--check"])
+        == 0
+    )
     assert "1 figures agree" in capsys.readouterr().out
     (tmp_path / "old.png").touch()
     assert figures.main(["--folder", str(tmp_path), "--check"]) == 1

@@ -1,4 +1,5 @@
-"""The small GAN: the code search against a closed form, its losses kept apart, and the weights read back."""
+"""The small GAN: the code search against a closed form, its losses kept apart, and the weights read
+back."""
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from ddim_tutorial.gan import Generator, search_code
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.training.gan import Pair, gan_loss, new_discriminator
 
-PICTURES = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+PICTURES = torch.randint(
+    256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+)
 
 
 class Linear(nn.Module):
@@ -51,14 +54,17 @@ def test_the_best_of_all_starts_is_returned_and_no_picture_sees_another():
 
 def test_pictures_and_codes_of_another_shape_are_refused():
     generator = Generator(latent=5, widths=(8, 8, 4, 4)).eval()
-    with pytest.raises(ValueError, match=r"x_0: got pictures of shape \(3, 32, 32\), the generator draws \(1, 32"):
+    with pytest.raises(
+        ValueError, match=r"x_0: got pictures of shape \(3, 32, 32\), the generator draws \(1, 32"
+    ):
         search_code(generator, torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match=r"z: got shape \(2, 4\), wanted \(B, 5\)"):
         generator(torch.zeros(2, 4))
 
 
 def test_each_network_is_trained_by_its_own_loss():
-    """The summed loss gives the discriminator the gradient of its loss alone, and the generator of its own alone."""
+    """The summed loss gives the discriminator the gradient of its loss alone, and the generator of
+    its own alone."""
     torch.manual_seed(0)
     pair = Pair(Generator(latent=3, widths=(8, 8, 4, 4)), new_discriminator(widths=(4, 8))).eval()
     torch.manual_seed(1)
@@ -67,13 +73,20 @@ def test_each_network_is_trained_by_its_own_loss():
     torch.manual_seed(1)
     real = from_uint8(PICTURES[torch.randint(len(PICTURES), (6,))])
     fake, judge = pair.generator(torch.randn(6, 3)), pair.discriminator
-    loss_d = F.binary_cross_entropy_with_logits(judge(torch.cat([real, fake.detach()])),
-                                                torch.cat([torch.ones(6, 1), torch.zeros(6, 1)])) * 2
+    loss_d = (
+        F.binary_cross_entropy_with_logits(
+            judge(torch.cat([real, fake.detach()])),
+            torch.cat([torch.ones(6, 1), torch.zeros(6, 1)]),
+        )
+        * 2
+    )
     loss_g = F.binary_cross_entropy_with_logits(judge(fake), torch.ones(6, 1))
     for name, own in (("discriminator", loss_d), ("generator", loss_g)):
         torch.testing.assert_close(figures[name], own)
         parameters = list(getattr(pair, name).parameters())
-        for parameter, wanted in zip(parameters, torch.autograd.grad(own, parameters, retain_graph=True), strict=True):
+        for parameter, wanted in zip(
+            parameters, torch.autograd.grad(own, parameters, retain_graph=True), strict=True
+        ):
             torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -83,7 +96,9 @@ def test_the_generator_is_read_back_and_a_changed_file_refused(tmp_path):
     generator.save(tmp_path)
     zoo.write_card(tmp_path, {"name": "tiny"})
     z = torch.randn(2, 5)
-    torch.testing.assert_close(zoo.load_generator(tmp_path, "cpu")(z), generator.eval()(z), rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        zoo.load_generator(tmp_path, "cpu")(z), generator.eval()(z), rtol=0, atol=2e-3
+    )
     with pytest.raises(ValueError, match="not a diffusion model"):
         zoo.load(tmp_path)
     weights = tmp_path / "model.safetensors"

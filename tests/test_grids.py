@@ -17,7 +17,10 @@ from ddim_tutorial.sampling import Step
 def steps(count: int, channels: int = 1, delta: float = 0.5) -> list[Step]:
     """States at 0.25 and jumps at 0.25 + delta * (k + 1) / count: each column's rms is known."""
     x_t = torch.full((2, channels, 4, 4), 0.25)
-    return [Step(count - k, count - k - 1, x_t, x_t, x_t + delta * (k + 1) / count, x_t) for k in range(count)]
+    return [
+        Step(count - k, count - k - 1, x_t, x_t, x_t + delta * (k + 1) / count, x_t)
+        for k in range(count)
+    ]
 
 
 def arrays(figure: Figure) -> list[np.ndarray]:
@@ -32,18 +35,31 @@ def test_every_byte_survives_the_round_trip():
 def test_the_range_is_minus_one_to_one_and_clamped():
     x = torch.tensor([-5.0, -1.0, 0.002, 1.0, 5.0]).view(1, 1, 1, 5)
     assert grids.to_uint8(x).tolist() == [[[0, 0, 128, 255, 255]]]
-    assert grids.to_uint8(x.double()).dtype == np.uint8 and grids.to_uint8(x.bfloat16()).shape == (1, 1, 5)
+    assert grids.to_uint8(x.double()).dtype == np.uint8 and grids.to_uint8(x.bfloat16()).shape == (
+        1,
+        1,
+        5,
+    )
 
 
 def test_colour_goes_last():
     x = torch.stack([torch.full((2, 3), v) for v in (-1.0, 0.0, 1.0)])[None]
-    assert grids.to_uint8(x).shape == (1, 2, 3, 3) and grids.to_uint8(x)[0, 0, 0].tolist() == [0, 128, 255]
+    assert grids.to_uint8(x).shape == (1, 2, 3, 3) and grids.to_uint8(x)[0, 0, 0].tolist() == [
+        0,
+        128,
+        255,
+    ]
 
 
-@pytest.mark.parametrize(("x", "error", "said"), [
-    (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), TypeError, "uint8"),
-    (torch.full((1, 1, 2, 2), float("nan")), ValueError, "4 of 4"), (torch.zeros(1, 4, 2, 2), ValueError, "decode"),
-    (torch.zeros(2, 1, 2), ValueError, r"\(2, 1, 2\)")])
+@pytest.mark.parametrize(
+    ("x", "error", "said"),
+    [
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), TypeError, "uint8"),
+        (torch.full((1, 1, 2, 2), float("nan")), ValueError, "4 of 4"),
+        (torch.zeros(1, 4, 2, 2), ValueError, "decode"),
+        (torch.zeros(2, 1, 2), ValueError, r"\(2, 1, 2\)"),
+    ],
+)
 def test_what_is_no_picture_is_refused(x, error, said):
     with pytest.raises(error, match=said):
         grids.to_uint8(x)
@@ -61,7 +77,12 @@ def test_jump_grid_shares_one_scale_and_prints_the_rms():
     for k, panel in enumerate(pictures[8:]):  # the deltas, in units of the largest, 0.5
         np.testing.assert_allclose(panel, (k + 1) / 4, rtol=1e-6)
     assert all(ax.images[0].get_clim() == (-1, 1) for ax in figure.axes[8:])
-    assert [ax.get_xlabel() for ax in figure.axes[8:]] == ["rms 0.125", "rms 0.250", "rms 0.375", "rms 0.500"]
+    assert [ax.get_xlabel() for ax in figure.axes[8:]] == [
+        "rms 0.125",
+        "rms 0.250",
+        "rms 0.375",
+        "rms 0.500",
+    ]
     assert [ax.get_title() for ax in figure.axes[:4]] == ["t = 4", "t = 3", "t = 2", "t = 1"]
     assert "±0.5" in figure.get_supxlabel()
     np.testing.assert_array_equal(pictures[0], grids.to_uint8(torch.full((1, 1, 4, 4), 0.25))[0])
@@ -81,9 +102,15 @@ def test_decode_is_applied_to_both_and_delta_is_between_pictures():
     figure = grids.jump_grid(steps(2, channels=3), decode=lambda z: 2 * z[:, :1] - 1)
     assert [ax.get_xlabel() for ax in figure.axes[4:]] == ["rms 0.500", "rms 1.000"]
     names = [ax.get_ylabel() for ax in figure.axes[::2]]
-    assert names == ["$D(z_t)$", r"$D(\hat z_0)$", "difference"] and "D(z_t)" in figure.get_supxlabel()
+    assert (
+        names == ["$D(z_t)$", r"$D(\hat z_0)$", "difference"] and "D(z_t)" in figure.get_supxlabel()
+    )
     plain = grids.jump_grid(steps(2))
-    assert [ax.get_ylabel() for ax in plain.axes[::2]] == ["$x_t$", r"$\hat{x}_0$", r"$\hat x_0 - x_t$"]
+    assert [ax.get_ylabel() for ax in plain.axes[::2]] == [
+        "$x_t$",
+        r"$\hat{x}_0$",
+        r"$\hat x_0 - x_t$",
+    ]
 
 
 def test_a_colour_delta_is_the_mean_over_channels_and_rms_is_over_all():
@@ -108,17 +135,28 @@ def test_image_grid_keeps_order_titles_and_range():
     images = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4)
     figure = grids.image_grid(images, list("abcde"), columns=3, caption="five")
     assert [panel[0, 0] for panel in arrays(figure)] == [0, 64, 128, 191, 255]
-    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "c", "d", "e", ""] and figure.get_supxlabel() == "five"
+    assert [ax.get_title() for ax in figure.axes] == [
+        "a",
+        "b",
+        "c",
+        "d",
+        "e",
+        "",
+    ] and figure.get_supxlabel() == "five"
     assert all(ax.images[0].get_clim() == (0, 255) for ax in figure.axes[:5])
     with pytest.raises(ValueError, match=r"titles: got 2"):
         grids.image_grid(images, ["a", "b"])
 
 
 def test_curve_draws_the_numbers_given():
-    figure = grids.curve([10, 100], {"eta = 0": [4.0, 2.0], "eta = 1": [9.0, 3.0]}, "S", "FID", log="x")
+    figure = grids.curve(
+        [10, 100], {"eta = 0": [4.0, 2.0], "eta = 1": [9.0, 3.0]}, "S", "FID", log="x"
+    )
     lines = figure.axes[0].lines
     assert [line.get_ydata().tolist() for line in lines] == [[4, 2], [9, 3]]
-    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 2
+    assert (
+        len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 2
+    )
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["10", "100"]
     assert figure.axes[0].get_xscale() == "log" and figure.axes[0].get_yscale() == "linear"
 
@@ -135,16 +173,28 @@ def test_show_gives_a_png_with_its_alt_text_and_closes(monkeypatch):
     seen, figure = shown(monkeypatch), plt.figure(figsize=(2, 1))
     grids.show(figure, "a black square")
     data, metadata = seen[0]._repr_mimebundle_()
-    png = base64.b64decode(data["image/png"]) if isinstance(data["image/png"], str) else data["image/png"]
-    assert Image.open(BytesIO(png)).size == (160, 80) and metadata["image/png"]["alt"] == "a black square"
+    png = (
+        base64.b64decode(data["image/png"])
+        if isinstance(data["image/png"], str)
+        else data["image/png"]
+    )
+    assert (
+        Image.open(BytesIO(png)).size == (160, 80)
+        and metadata["image/png"]["alt"] == "a black square"
+    )
     assert not plt.get_fignums()
     with pytest.raises(ValueError, match="alt"):
         grids.show(figure, " ")
 
 
 def test_pictures_larger_than_a_panel_are_averaged_down():
-    small, large = (grids.image_grid(torch.zeros(1, 3, size, size)).axes[0].images[0] for size in (64, 512))
-    assert small.get_interpolation() == "nearest" and large.get_interpolation() in ("antialiased", "auto")
+    small, large = (
+        grids.image_grid(torch.zeros(1, 3, size, size)).axes[0].images[0] for size in (64, 512)
+    )
+    assert small.get_interpolation() == "nearest" and large.get_interpolation() in (
+        "antialiased",
+        "auto",
+    )
 
 
 def test_a_caption_stays_inside_its_figure():
@@ -167,7 +217,12 @@ def test_flipbook_holds_every_frame_and_a_contact_sheet():
     found = re.findall(r"base64,([^\"]+)\"", page)
     values = [np.asarray(Image.open(BytesIO(base64.b64decode(frame))))[0, 0] for frame in found]
     assert values == [0, 128, 255]
-    assert "t &lt; 3" in page and 'max="2"' in page and page.count("grey gets white") == 4 and "http" not in page
+    assert (
+        "t &lt; 3" in page
+        and 'max="2"' in page
+        and page.count("grey gets white") == 4
+        and "http" not in page
+    )
     sheet = np.asarray(Image.open(BytesIO(base64.b64decode(data["image/png"]))))
     assert sheet.shape == (64, 144, 3) and [sheet[0, 48 * k, 0] for k in range(3)] == [0, 128, 255]
     assert metadata["image/png"]["alt"] == "grey gets white"

@@ -1,4 +1,5 @@
-"""Guidance: what scale 0 and 1 must be, and the mixture's posterior as the answer of a perfect classifier."""
+"""Guidance: what scale 0 and 1 must be, and the mixture's posterior as the answer of a perfect
+classifier."""
 
 import pytest
 import torch
@@ -23,7 +24,10 @@ class Counted:
 
 def conditional_model(x_t, t, c):
     """Not linear in anything, and different for every picture, time and condition."""
-    return torch.tanh(x_t * c.view(-1, 1, 1)) + torch.sin(c.view(-1, 1, 1) + t.view(-1, 1, 1) / 300) * x_t**2
+    return (
+        torch.tanh(x_t * c.view(-1, 1, 1))
+        + torch.sin(c.view(-1, 1, 1) + t.view(-1, 1, 1) / 300) * x_t**2
+    )
 
 
 def question(device, batch=3):
@@ -70,7 +74,9 @@ def test_guidance_extrapolates_from_unconditional_to_conditional():
         seen = cfg(*constant, scale)(x_t, t)
         torch.testing.assert_close(seen, torch.full_like(x_t, wanted), rtol=1e-15, atol=0)
         w = scale - 1  # Ho & Salimans, Eq. 6
-        torch.testing.assert_close(seen, torch.full_like(x_t, (1 + w) * 3.0 - w * 1.0), rtol=1e-15, atol=0)
+        torch.testing.assert_close(
+            seen, torch.full_like(x_t, (1 + w) * 3.0 - w * 1.0), rtol=1e-15, atol=0
+        )
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -124,17 +130,22 @@ def test_classifier_gradient_is_the_mixtures_posterior_gradient(y, scale, device
     ab = SCHEDULE.alpha_bar.to(device)[t].view(4, 1, 1, 1)
     V = ab * stds.view(1, 3, 1, 1) ** 2 + 1 - ab
     pull = (x_t[:, None] - ab.sqrt() * means) / V
-    log_density = -0.5 * (pull**2 * V + V.log()).sum((2, 3)) + torch.tensor([0.2, 0.3, 0.5]).to(x_t).log()
+    log_density = (
+        -0.5 * (pull**2 * V + V.log()).sum((2, 3)) + torch.tensor([0.2, 0.3, 0.5]).to(x_t).log()
+    )
     r = log_density.softmax(1)[:, :, None, None]
     gradient = (r * pull).sum(1) - pull[:, y]
     seen = classifier(model, wanted_component(model, y), scale, SCHEDULE)(x_t, t)
     sigma = (1 - ab).sqrt().view(4, 1, 1)
-    torch.testing.assert_close(seen, model(x_t, t) - scale * sigma * gradient, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        seen, model(x_t, t) - scale * sigma * gradient, rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("y", [0, 1, 2])
 def test_a_perfect_classifier_makes_the_conditional_model(y, device):
-    """Bayes: the mixture with grad log p(y | x_t) at scale 1 is the model of component y alone, also when sampling."""
+    """Bayes: the mixture with grad log p(y | x_t) at scale 1 is the model of component y alone,
+    also when sampling."""
     means, stds, model = mixture(device)
     guided = classifier(model, wanted_component(model, y), 1.0, SCHEDULE)
     alone = analytic.gaussian(means[y], stds[y].item(), SCHEDULE)
@@ -148,7 +159,10 @@ def test_classifier_scale_zero_is_the_plain_model(device):
     _, _, model = mixture(device)
     log_prob = Counted(wanted_component(model, 0))
     x_t, t = question(device)
-    assert torch.equal(classifier(model, log_prob, 0, SCHEDULE)(x_t, t), model(x_t, t)) and log_prob.calls == 0
+    assert (
+        torch.equal(classifier(model, log_prob, 0, SCHEDULE)(x_t, t), model(x_t, t))
+        and log_prob.calls == 0
+    )
 
 
 def test_classifier_needs_no_outer_gradient_and_leaves_none(device):
@@ -160,11 +174,14 @@ def test_classifier_needs_no_outer_gradient_and_leaves_none(device):
     assert torch.equal(inside, outside) and not inside.requires_grad and not x_t.requires_grad
     with torch.inference_mode():
         x_t, t = x_t.clone(), t.clone()
-        assert torch.equal(classifier(model, wanted_component(model, 0), 1.0, SCHEDULE)(x_t, t), outside)
+        assert torch.equal(
+            classifier(model, wanted_component(model, 0), 1.0, SCHEDULE)(x_t, t), outside
+        )
 
 
 def test_pred_eps_and_x0_carries_the_classifiers_gradient(device):
-    """With the perfect classifier the jump is that of component y: the posterior mean given the label."""
+    """With the perfect classifier the jump is that of component y: the posterior mean given the
+    label."""
     means, stds, model = mixture(device)
     x_0, noise = means[:1], torch.randn(1, 2, 4, dtype=torch.float64).to(device)
     guided = classifier(model, wanted_component(model, 2), 1.0, SCHEDULE)
@@ -172,5 +189,9 @@ def test_pred_eps_and_x0_carries_the_classifiers_gradient(device):
     ab = SCHEDULE.alpha_bar[600].item()
     x_t = ab**0.5 * x_0 + (1 - ab) ** 0.5 * noise
     gain = ab**0.5 * stds[2] ** 2 / (ab * stds[2] ** 2 + 1 - ab)
-    torch.testing.assert_close(x0_hat, means[2] + gain * (x_t - ab**0.5 * means[2]), rtol=0, atol=1e-10)
-    torch.testing.assert_close(predict_x0(x_t, eps, SCHEDULE.alpha_bar[600]), x0_hat, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        x0_hat, means[2] + gain * (x_t - ab**0.5 * means[2]), rtol=0, atol=1e-10
+    )
+    torch.testing.assert_close(
+        predict_x0(x_t, eps, SCHEDULE.alpha_bar[600]), x0_hat, rtol=0, atol=1e-12
+    )

@@ -30,11 +30,15 @@ def test_types_are_enforced_while_testing():
     from ddim_tutorial import predict_x0
 
     with pytest.raises(jaxtyping.TypeCheckError, match="x_t"):
-        predict_x0(torch.tensor(0.1), torch.tensor(0.0), torch.tensor(0.25))  # a number is no batch of images
+        predict_x0(
+            torch.tensor(0.1), torch.tensor(0.0), torch.tensor(0.25)
+        )  # a number is no batch of images
 
 
 def test_types_are_free_while_running():
-    code = ("import ddim_tutorial as d; from torch import tensor; "
-            "print(d.predict_x0(tensor(0.1), tensor(0.0), tensor(0.25)).item())")
+    code = (
+        "import ddim_tutorial as d; from torch import tensor; "
+        "print(d.predict_x0(tensor(0.1), tensor(0.0), tensor(0.25)).item())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(0.2)

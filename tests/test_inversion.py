@@ -1,4 +1,5 @@
-"""Inversion: closed forms on Gaussian data, diffusers' inverse scheduler, and what converged has to mean."""
+"""Inversion: closed forms on Gaussian data, diffusers' inverse scheduler, and what converged has to
+mean."""
 
 import functools
 import math
@@ -51,7 +52,9 @@ def naive_gain(grid, asked_at):
 
 
 @pytest.mark.parametrize(
-    "eps_time, asked_at", [("target", lambda s, t: t), ("source", lambda s, t: max(s, 1))], ids=["target", "source"]
+    "eps_time, asked_at",
+    [("target", lambda s, t: t), ("source", lambda s, t: max(s, 1))],
+    ids=["target", "source"],
 )
 @pytest.mark.parametrize("N", [10, 200])
 def test_naive_inversion_of_gaussian_data_has_a_closed_form(N, eps_time, asked_at, device):
@@ -71,7 +74,9 @@ def test_naive_inversion_asks_at_the_time_it_says(eps_time, device):
     grid, asked = times(1000, 5), []
     spy = lambda x, t: asked.append(t[0].item()) or MODEL(x, t)  # noqa: E731
     invert(spy, images(device, 2, 3), grid, SCHEDULE, eps_time=eps_time)
-    assert asked == ([200, 400, 600, 800, 1000] if eps_time == "target" else [1, 200, 400, 600, 800])
+    assert asked == (
+        [200, 400, 600, 800, 1000] if eps_time == "target" else [1, 200, 400, 600, 800]
+    )
 
 
 def test_source_time_inversion_is_the_sampler_walking_upwards(device):
@@ -94,7 +99,11 @@ FLAGS = {
     "leading": {},
     "trailing": dict(timestep_spacing="trailing"),
     "stable diffusion": dict(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        set_alpha_to_one=False,
     ),
 }
 
@@ -110,13 +119,16 @@ def test_parity_with_diffusers_inverse_scheduler(steps, flags, device):
     theirs = x_0
     for timestep in inverse.timesteps:
         theirs = inverse.step(unet(theirs, timestep).sample, timestep, theirs).prev_sample
-    ours = invert(lambda x, t: unet(x, t - 1).sample, x_0, scheduler_times(forward, steps), schedule)
+    ours = invert(
+        lambda x, t: unet(x, t - 1).sample, x_0, scheduler_times(forward, steps), schedule
+    )
     assert relative(ours.x_T, theirs) <= 1e-6
 
 
 @pytest.mark.parametrize("N", [10, 50, 200])
 def test_fixed_point_undoes_sampling_on_gaussian_data(N, device):
-    """sample multiplies x - alpha mean by prod (u_t . u_s) / |u_t|^2, u = (std alpha, sigma): the inverse divides."""
+    """sample multiplies x - alpha mean by prod (u_t . u_s) / |u_t|^2, u = (std alpha, sigma): the
+    inverse divides."""
     grid, x_0 = times(1000, N), images(device, 4, 3)
     ab = SCHEDULE.alpha_bar[grid]
     u = torch.stack([STD * ab.sqrt(), (1 - ab).sqrt()], 1)
@@ -133,8 +145,8 @@ def test_fixed_point_round_trip_is_exact(N, device):
 
 
 def test_fixed_point_round_trip_on_a_network_in_float32(device):
-    """An untrained network alone amplifies every rounding error by 1 / sqrt(alpha_bar_T); on top of the Gaussian's
-    exact eps it makes a non-linear model that behaves like a trained one."""
+    """An untrained network alone amplifies every rounding error by 1 / sqrt(alpha_bar_T); on top of
+    the Gaussian's exact eps it makes a non-linear model that behaves like a trained one."""
     unet = tiny_unet(device)
     x_0 = images(device, 2, 2, 8, 8).float()
 
@@ -148,7 +160,8 @@ def test_fixed_point_round_trip_on_a_network_in_float32(device):
 
 
 def hard():
-    """Eight tight modes in 64 dimensions, Stable Diffusion's schedule, ten steps: plain iteration does not contract."""
+    """Eight tight modes in 64 dimensions, Stable Diffusion's schedule, ten steps: plain iteration
+    does not contract."""
     schedule = scaled_linear()
     means = torch.randn(8, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     model = analytic.mixture(means, 0.1, torch.ones(8), schedule)
@@ -167,7 +180,8 @@ def test_what_did_not_converge_says_so():
 
 @pytest.mark.parametrize("tol", [1e-4, 1e-9])
 def test_what_converged_meets_its_tolerance(tol, device):
-    """The residual of the implicit equation, computed here: x_s must come back from x_t within about tol."""
+    """The residual of the implicit equation, computed here: x_s must come back from x_t within
+    about tol."""
     grid, x_0 = times(1000, 20), images(device, 4, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -191,20 +205,27 @@ def test_a_budget_of_one_is_the_naive_inversion(device):
 
 
 @pytest.mark.parametrize(
-    "method", [invert, functools.partial(invert, eps_time="source"), invert_fixed_point, TIGHT],
-    ids=["target", "source", "fixed point", "tight"]
+    "method",
+    [invert, functools.partial(invert, eps_time="source"), invert_fixed_point, TIGHT],
+    ids=["target", "source", "fixed point", "tight"],
 )
 def test_every_call_of_the_model_is_counted(method, device):
     calls = []
     grid = times(1000, 10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        result = method(lambda x, t: calls.append(0) or MODEL(x, t), images(device, 4, 3), grid, SCHEDULE)
+        result = method(
+            lambda x, t: calls.append(0) or MODEL(x, t), images(device, 4, 3), grid, SCHEDULE
+        )
     assert result.evaluations == len(calls) == sum(step.evaluations for step in result.per_step)
-    assert [(step.s, step.t) for step in result.per_step] == list(zip(grid[:0:-1], grid[-2::-1], strict=True))
+    assert [(step.s, step.t) for step in result.per_step] == list(
+        zip(grid[:0:-1], grid[-2::-1], strict=True)
+    )
 
 
-@pytest.mark.parametrize("method", [invert, functools.partial(invert, eps_time="source"), invert_fixed_point])
+@pytest.mark.parametrize(
+    "method", [invert, functools.partial(invert, eps_time="source"), invert_fixed_point]
+)
 def test_inversion_keeps_no_graph(method, device):
     x_0 = images(device, 4, 3).requires_grad_()
     assert not method(MODEL, x_0, times(1000, 5), SCHEDULE).x_T.requires_grad
@@ -228,7 +249,9 @@ def test_round_trip_reports_rms_max_and_psnr(device):
     trip = round_trip(MODEL, x_0, grid, SCHEDULE, invert)
     difference = sample(MODEL, invert(MODEL, x_0, grid, SCHEDULE).x_T, grid, SCHEDULE) - x_0
     mse = (difference**2).mean().item()
-    assert math.isclose(trip.rms, math.sqrt(mse), rel_tol=1e-12) and math.isclose(trip.max, difference.abs().max())
+    assert math.isclose(trip.rms, math.sqrt(mse), rel_tol=1e-12) and math.isclose(
+        trip.max, difference.abs().max()
+    )
     assert math.isclose(trip.psnr, 10 * math.log10(2**2 / mse), rel_tol=1e-12)
 
 

@@ -1,4 +1,5 @@
-"""The jump and its algebra: round trips for any number, diffusers' formulas, and the closed-form denoising error."""
+"""The jump and its algebra: round trips for any number, diffusers' formulas, and the closed-form
+denoising error."""
 
 import math
 
@@ -45,7 +46,9 @@ def test_noising_and_jumping_are_inverse(level, image, noise):
     x_t = add_noise(x_0, eps, ab_t)
     torch.testing.assert_close(predict_x0(x_t, eps, ab_t), x_0, rtol=0, atol=1e-11)
     torch.testing.assert_close(predict_eps(x_t, x_0, ab_t), eps, rtol=0, atol=1e-11)
-    torch.testing.assert_close(add_noise(predict_x0(x_0, eps, ab_t), eps, ab_t), x_0, rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        add_noise(predict_x0(x_0, eps, ab_t), eps, ab_t), x_0, rtol=0, atol=1e-11
+    )
 
 
 @unhurried
@@ -74,19 +77,28 @@ def test_noising_and_v_are_those_of_diffusers(device):
     x_0, eps = torch.randn(2, 3, 4, 5, 5, device=device)
     t = torch.tensor([1, 400, 1000], device=device)
     ab_t = schedule.at(t, x_0)
-    torch.testing.assert_close(add_noise(x_0, eps, ab_t), scheduler.add_noise(x_0, eps, t - 1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        add_noise(x_0, eps, ab_t), scheduler.add_noise(x_0, eps, t - 1), rtol=1e-6, atol=1e-6
+    )
     v = scheduler.get_velocity(x_0, eps, t - 1)
-    torch.testing.assert_close(eps_from_v(add_noise(x_0, eps, ab_t), v, ab_t), eps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        eps_from_v(add_noise(x_0, eps, ab_t), v, ab_t), eps, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("t", [1, 50, 300, 700, 1000])
 def test_jump_has_the_least_possible_error(t, device):
-    """s^2 sigma^2 / (alpha^2 s^2 + sigma^2) is the error of the best denoiser of N(mu, s^2); 10^4 samples, 3 sigma."""
+    """s^2 sigma^2 / (alpha^2 s^2 + sigma^2) is the error of the best denoiser of N(mu, s^2); 10^4
+    samples, 3 sigma."""
     schedule, mu, s, n = linear(), 0.3, 0.7, 10_000
     x_0 = mu + s * torch.randn(n, 1, dtype=torch.float64).to(device)
     ab = schedule.alpha_bar[t].item()
-    x_t = math.sqrt(ab) * x_0 + math.sqrt(1 - ab) * torch.randn(n, 1, dtype=torch.float64).to(device)
-    error = (jump(analytic.gaussian(mu, s, schedule), x_t, t, schedule) - x_0).square().mean().item()
+    x_t = math.sqrt(ab) * x_0 + math.sqrt(1 - ab) * torch.randn(n, 1, dtype=torch.float64).to(
+        device
+    )
+    error = (
+        (jump(analytic.gaussian(mu, s, schedule), x_t, t, schedule) - x_0).square().mean().item()
+    )
     least = s**2 * (1 - ab) / (ab * s**2 + 1 - ab)
     assert abs(error - least) <= 3 * least * math.sqrt(2 / n)
 
@@ -107,7 +119,9 @@ def test_a_time_for_each_image_is_the_same_as_one_at_a_time(device):
     x_t = torch.randn(3, 2, 4, 4, dtype=torch.float64, device=device)
     together = jump(model, x_t, torch.tensor([1, 500, 1000], device=device), schedule)
     for i, t in enumerate([1, 500, 1000]):
-        torch.testing.assert_close(together[i : i + 1], jump(model, x_t[i : i + 1], t, schedule), rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            together[i : i + 1], jump(model, x_t[i : i + 1], t, schedule), rtol=0, atol=1e-13
+        )
 
 
 @pytest.mark.parametrize("t", [900, torch.tensor([900, 900])])
@@ -135,10 +149,14 @@ def test_noise_comes_from_the_generator(device):
     seen = []
     for seed in (1, 1, 2):
         generator = torch.Generator().manual_seed(seed)
-        pred_eps_and_x0(lambda x_t, t: seen.append(x_t) or x_t, x_0, 1000, schedule, generator=generator)
+        pred_eps_and_x0(
+            lambda x_t, t: seen.append(x_t) or x_t, x_0, 1000, schedule, generator=generator
+        )
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
     wanted = torch.randn(2, 3, generator=torch.Generator().manual_seed(1)).to(device)
-    torch.testing.assert_close(seen[0], (1 - schedule.alpha_bar[1000]).sqrt().float() * wanted, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        seen[0], (1 - schedule.alpha_bar[1000]).sqrt().float() * wanted, rtol=1e-6, atol=0
+    )
 
 
 def test_one_generator_per_picture(device):
@@ -156,5 +174,12 @@ def test_scaled_delta_is_signed_and_symmetric():
 
 
 def test_source_delta_divides_by_the_signed_maximum():
-    assert source_delta(torch.tensor([1.0, -1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5])).tolist() == [1.0, -2.0, 0.0]
-    assert source_delta(torch.tensor([-1.0, -2.0]), torch.zeros(2)).tolist() == [1.0, 2.0]  # the sign is lost
+    assert source_delta(torch.tensor([1.0, -1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5])).tolist() == [
+        1.0,
+        -2.0,
+        0.0,
+    ]
+    assert source_delta(torch.tensor([-1.0, -2.0]), torch.zeros(2)).tolist() == [
+        1.0,
+        2.0,
+    ]  # the sign is lost

@@ -1,4 +1,5 @@
-"""A pipeline as a latent space: its latents against StableDiffusionPipeline's own, its pictures, its prompts."""
+"""A pipeline as a latent space: its latents against StableDiffusionPipeline's own, its pictures,
+its prompts."""
 
 import warnings
 from pathlib import Path
@@ -31,8 +32,14 @@ def noise(batch: int = 2, size: int = 8) -> torch.Tensor:
 def test_latents_are_the_pipelines_own(pipe, prediction, scale, steps, negative):
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=prediction)
     prompts, z_T = ["a cassette player", "two blue fish"], noise()
-    wanted = pipe(prompts, negative_prompt=[negative] * 2, num_inference_steps=steps, guidance_scale=scale,
-                  latents=z_T, output_type="latent").images
+    wanted = pipe(
+        prompts,
+        negative_prompt=[negative] * 2,
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        latents=z_T,
+        output_type="latent",
+    ).images
     space = latent.from_pipeline(pipe, prompts, negative, scale)
     with torch.no_grad():
         got = sample(space.model, z_T, space.times(steps), space.schedule)
@@ -40,12 +47,24 @@ def test_latents_are_the_pipelines_own(pipe, prediction, scale, steps, negative)
     assert space.times(50)[:2] == [982, 962] and space.times(50)[-3:] == [22, 2, 1]
 
 
-@pytest.mark.parametrize(("scale", "steps", "negative"), [
-    (1.0, 10, ""), (4.0, 10, ""), (4.0, 50, ""), (7.5, 10, ""), (7.5, 10, "blurry")])
+@pytest.mark.parametrize(
+    ("scale", "steps", "negative"),
+    [(1.0, 10, ""), (4.0, 10, ""), (4.0, 50, ""), (7.5, 10, ""), (7.5, 10, "blurry")],
+)
 def test_latents_of_the_bundled_model_are_its_pipelines_own(scale, steps, negative):
-    bundle, prompts, z_T = zoo.load("emoji", device="cpu"), ["image of red apple", "bus"], noise(size=16)
-    wanted = bundle.pipe(prompts, negative_prompt=[negative] * 2, num_inference_steps=steps, guidance_scale=scale,
-                         latents=z_T, output_type="latent").images
+    bundle, prompts, z_T = (
+        zoo.load("emoji", device="cpu"),
+        ["image of red apple", "bus"],
+        noise(size=16),
+    )
+    wanted = bundle.pipe(
+        prompts,
+        negative_prompt=[negative] * 2,
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        latents=z_T,
+        output_type="latent",
+    ).images
     space = bundle.space(prompts, negative, scale)
     got = sample(space.model, z_T, space.times(steps), space.schedule)
     assert relative(got, wanted) <= 2e-5
@@ -54,14 +73,22 @@ def test_latents_of_the_bundled_model_are_its_pipelines_own(scale, steps, negati
 def test_the_prompt_the_negative_prompt_and_the_scale_all_matter(pipe):
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="epsilon")
     z_t, t = noise(), torch.tensor([500, 500])
-    choices = [("a cassette player", "", 4.0), ("two blue fish", "", 4.0), ("a cassette player", "blurry", 4.0),
-               ("a cassette player", "", 1.0), ("a cassette player", "", 0.0), (WORDS[1:3], "", 4.0)]
+    choices = [
+        ("a cassette player", "", 4.0),
+        ("two blue fish", "", 4.0),
+        ("a cassette player", "blurry", 4.0),
+        ("a cassette player", "", 1.0),
+        ("a cassette player", "", 0.0),
+        (WORDS[1:3], "", 4.0),
+    ]
     with torch.no_grad():
         eps = [latent.from_pipeline(pipe, *choice).model(z_t, t) for choice in choices]
     for i, a in enumerate(eps):
         for b in eps[:i]:
             assert (a - b).abs().max() > 1e-4
-    torch.testing.assert_close(eps[-1][0], eps[0][0])  # one prompt for each picture: the first is the same
+    torch.testing.assert_close(
+        eps[-1][0], eps[0][0]
+    )  # one prompt for each picture: the first is the same
     torch.testing.assert_close(eps[-1][1], eps[1][1])
 
 
@@ -70,7 +97,9 @@ def test_guidance_is_one_doubled_batch_and_scale_one_a_single_one(pipe):
     hook = pipe.unet.register_forward_hook(lambda _, given, out: asked.append(len(given[0])))
     for scale in (4.0, 1.0):
         with torch.no_grad():
-            latent.from_pipeline(pipe, "two blue fish", scale=scale).model(noise(), torch.tensor([500, 500]))
+            latent.from_pipeline(pipe, "two blue fish", scale=scale).model(
+                noise(), torch.tensor([500, 500])
+            )
     hook.remove()
     assert asked == [4, 2]
 
@@ -86,14 +115,30 @@ def test_pictures_go_through_the_autoencoder_with_its_scale(pipe):
         space.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize(("call", "said"), [
-    (lambda space: space.encode(torch.zeros(3, 16, 16)), r"x has shape \(3, 16, 16\), wanted \(B, 3, height, width\)"),
-    (lambda space: space.encode(torch.zeros(1, 4, 16, 16)), r"x has shape .* wanted \(B, 3,"),
-    (lambda space: space.decode(torch.zeros(4, 8, 8)), r"z has shape \(4, 8, 8\), wanted \(B, 4,"),
-    (lambda space: space.decode(torch.zeros(1, 3, 8, 8)), r"z has shape .* wanted \(B, 4,"),
-    (lambda space: space.decode(torch.zeros(1, 4, 8, 8), chunk=0), r"chunk"),
-    (lambda space: space.model(torch.zeros(4, 8, 8), torch.tensor(4 * [9])), r"z_t has shape .* wanted \(B, 4,"),
-    (lambda space: space.model(torch.zeros(2, 3, 8, 8), torch.tensor([9, 9])), r"z_t has shape .* wanted \(B, 4,")])
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda space: space.encode(torch.zeros(3, 16, 16)),
+            r"x has shape \(3, 16, 16\), wanted \(B, 3, height, width\)",
+        ),
+        (lambda space: space.encode(torch.zeros(1, 4, 16, 16)), r"x has shape .* wanted \(B, 3,"),
+        (
+            lambda space: space.decode(torch.zeros(4, 8, 8)),
+            r"z has shape \(4, 8, 8\), wanted \(B, 4,",
+        ),
+        (lambda space: space.decode(torch.zeros(1, 3, 8, 8)), r"z has shape .* wanted \(B, 4,"),
+        (lambda space: space.decode(torch.zeros(1, 4, 8, 8), chunk=0), r"chunk"),
+        (
+            lambda space: space.model(torch.zeros(4, 8, 8), torch.tensor(4 * [9])),
+            r"z_t has shape .* wanted \(B, 4,",
+        ),
+        (
+            lambda space: space.model(torch.zeros(2, 3, 8, 8), torch.tensor([9, 9])),
+            r"z_t has shape .* wanted \(B, 4,",
+        ),
+    ],
+)
 def test_latents_and_pictures_of_another_shape_are_refused(pipe, call, said):
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="epsilon")
     with pytest.raises(ValueError, match=said):
@@ -170,8 +215,12 @@ def test_the_state_stays_float32_under_a_bf16_network(pipe, text_encoder):
     half.text_encoder.load_state_dict(pipe.text_encoder.state_dict())
     half.text_encoder.to(text_encoder).eval()
     with torch.no_grad():
-        eps, wanted = (latent.from_pipeline(p, "two blue fish", scale=1.0).model(noise(), torch.tensor([500, 500]))
-                       for p in (half, pipe))
+        eps, wanted = (
+            latent.from_pipeline(p, "two blue fish", scale=1.0).model(
+                noise(), torch.tensor([500, 500])
+            )
+            for p in (half, pipe)
+        )
     assert eps.dtype == torch.float32 and 0 < relative(eps, wanted) <= 0.03  # bf16 has 8 bits
 
 
@@ -183,6 +232,10 @@ def test_the_notebooks_on_latent_models_run_unchanged_on_another_one(name, tmp_p
     monkeypatch.setenv("DDIM_TUTORIAL_MODEL", str(folder))
     measured = runner.run(stored, tmp_path / "executed.ipynb")
     assert "error" not in measured
-    seen, wanted = (nbformat.read(path, as_version=4).cells for path in (tmp_path / "executed.ipynb", stored))
-    changed = [a.outputs != b.outputs for a, b in zip(seen, wanted, strict=True) if a.cell_type == "code"]
+    seen, wanted = (
+        nbformat.read(path, as_version=4).cells for path in (tmp_path / "executed.ipynb", stored)
+    )
+    changed = [
+        a.outputs != b.outputs for a, b in zip(seen, wanted, strict=True) if a.cell_type == "code"
+    ]
     assert sum(changed) > 5  # it was that model

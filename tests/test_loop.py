@@ -1,4 +1,5 @@
-"""The loop reads nothing back from the device: it runs without values, is one graph, and counts no host reads."""
+"""The loop reads nothing back from the device: it runs without values, is one graph, and counts no
+host reads."""
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def network(unet):
 
 
 class HostReads(TorchDispatchMode):
-    """Counts what a value on the device is fetched with: .item(), float(), bool(), tolist() of one number."""
+    """Counts what a value on the device is fetched with: .item(), float(), bool(), tolist() of one
+    number."""
 
     count = 0
 
@@ -122,7 +124,9 @@ def test_the_loop_compiles_as_a_whole(options, device):
     """fullgraph=True raises at the first graph break."""
     x_T, grid = torch.randn(2, 2, 8, 8).to(device), times(1000, 3)
     torch._dynamo.reset()
-    compiled = torch.compile(lambda x: sample(smooth, x, grid, SCHEDULE, **options), fullgraph=True, backend="eager")
+    compiled = torch.compile(
+        lambda x: sample(smooth, x, grid, SCHEDULE, **options), fullgraph=True, backend="eager"
+    )
     torch.manual_seed(1)
     seen = compiled(x_T)
     torch.manual_seed(1)
@@ -132,7 +136,9 @@ def test_the_loop_compiles_as_a_whole(options, device):
 def test_naive_inversion_is_one_graph(device):
     x_0, grid = torch.randn(2, 2, 8, 8).to(device), times(1000, 3)
     torch._dynamo.reset()
-    compiled = torch.compile(lambda x: invert(smooth, x, grid, SCHEDULE).x_T, fullgraph=True, backend="eager")
+    compiled = torch.compile(
+        lambda x: invert(smooth, x, grid, SCHEDULE).x_T, fullgraph=True, backend="eager"
+    )
     assert relative(compiled(x_0), invert(smooth, x_0, grid, SCHEDULE).x_T) <= 1e-6
 
 
@@ -148,7 +154,9 @@ def test_a_compiled_network_serves_as_well(device):
 
 
 def test_closed_forms_read_nothing_back_either(device):
-    walk = trajectory(analytic.gaussian(0.3, 0.7, SCHEDULE), torch.randn(2, 3).to(device), GRID, SCHEDULE)
+    walk = trajectory(
+        analytic.gaussian(0.3, 0.7, SCHEDULE), torch.randn(2, 3).to(device), GRID, SCHEDULE
+    )
     with HostReads() as reads:
         for _ in walk:
             pass

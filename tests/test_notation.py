@@ -1,4 +1,5 @@
-r"""The DDPM/DDIM dictionary proved with sympy from its own TeX, and the code held to the symbol table."""
+r"""The DDPM/DDIM dictionary proved with sympy from its own TeX, and the code held to the symbol
+table."""
 
 import ast
 import doctest
@@ -19,7 +20,8 @@ from ddim_tutorial.notation import DDPM_DDIM, DIALECTS, RATIO, SYMBOLS, convert,
 CORE = ("schedule", "jump", "sampling", "inversion", "guidance")
 FOLDER = Path(ddim_tutorial.__file__).parent
 
-# both papers speak of bar alpha_t < bar alpha_s, with s = t - 1; every letter below is written through them
+# both papers speak of bar alpha_t < bar alpha_s, with s = t - 1; every letter below is written
+# through them
 a_t, a_s, eta = sympy.symbols("a_t a_s eta", positive=True)
 x_0, x_t, x_s, eps = sympy.symbols("x_0 x_t x_s eps", real=True)
 SIGMA2 = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)  # DDIM Eq. 16, squared
@@ -34,7 +36,8 @@ LETTERS = {
 
 
 def read_tex(tex, letters):
-    """The little TeX of the table as a sympy expression: letters, \\frac, \\sqrt, products by juxtaposition."""
+    """The little TeX of the table as a sympy expression: letters, \\frac, \\sqrt, products by
+    juxtaposition."""
     names = {}
     for i, letter in enumerate(sorted(letters, key=len, reverse=True)):
         names[f"v{i}"] = letters[letter]
@@ -50,7 +53,8 @@ def read_tex(tex, letters):
 
 
 def same(a, b):
-    """Equal for every 0 < a_t < a_s < 1: as roots of positive numbers, in the parameters p, q > 0 that make them so."""
+    """Equal for every 0 < a_t < a_s < 1: as roots of positive numbers, in the parameters p, q > 0
+    that make them so."""
     p, q = sympy.symbols("p q", positive=True)
     level_s = 1 / (1 + p)
     difference = (a - b).subs({a_s: level_s, a_t: level_s / (1 + q)}, simultaneous=True)
@@ -71,7 +75,8 @@ def test_ddpm_row_equals_ddim_row_equals_code(row):
 
 
 def test_every_eta_keeps_the_marginal():
-    """x_s = sqrt(a_s) x0_hat + sqrt(1 - a_s - sigma^2) eps + sigma z has mean sqrt(a_s) x_0 and variance 1 - a_s."""
+    """x_s = sqrt(a_s) x0_hat + sqrt(1 - a_s - sigma^2) eps + sigma z has mean sqrt(a_s) x_0 and
+    variance 1 - a_s."""
     sigma2 = sympy.Symbol("sigma2", positive=True)
     x_noisy = sympy.sqrt(a_t) * x_0 + sympy.sqrt(1 - a_t) * eps
     x0_hat = (x_noisy - sympy.sqrt(1 - a_t) * eps) / sympy.sqrt(a_t)
@@ -86,7 +91,8 @@ def test_every_eta_keeps_the_marginal():
 
 
 def test_eta_one_is_the_posterior_of_ddpm():
-    """q(x_s | x_t, x_0) by Bayes from q(x_t | x_s) and q(x_s | x_0): variance (DDPM Eq. 7) and mean."""
+    """q(x_s | x_t, x_0) by Bayes from q(x_t | x_s) and q(x_s | x_0): variance (DDPM Eq. 7) and
+    mean."""
     beta = 1 - a_t / a_s
     precision = (1 - beta) / beta + 1 / (1 - a_s)
     variance = SIGMA2.subs(eta, 1)
@@ -97,11 +103,12 @@ def test_eta_one_is_the_posterior_of_ddpm():
 
 
 def test_sigma_hat_is_ddpms_larger_variance():
-    """sigma-hat^2 = 1 - a_t / a_s is beta_t, and larger than the posterior's by (1 - a_t) / (1 - a_s)."""
+    """sigma-hat^2 = 1 - a_t / a_s is beta_t, and larger than the posterior's by (1 - a_t) / (1 -
+    a_s)."""
     assert sympy.simplify((1 - a_t / a_s) / SIGMA2.subs(eta, 1) - (1 - a_t) / (1 - a_s)) == 0
 
 
-# --- the translator ----------------------------------------------------------------------------------------------
+# --- the translator -------------------------------------------------------------------------------
 
 
 def test_examples_in_docstrings():
@@ -158,11 +165,17 @@ def test_unknown_names_are_refused(call, match):
 def test_values_agree_with_diffusers():
     scheduler = DDIMScheduler()
     betas, cumprod = scheduler.betas.double(), scheduler.alphas_cumprod.double()
-    for name, wanted in [("alphas_cumprod", cumprod), ("alphas", scheduler.alphas.double()), ("betas", betas)]:
+    for name, wanted in [
+        ("alphas_cumprod", cumprod),
+        ("alphas", scheduler.alphas.double()),
+        ("betas", betas),
+    ]:
         seen = convert(betas, "betas", "ldm/diffusers", name, "ldm/diffusers")
         torch.testing.assert_close(seen, wanted, rtol=1e-6, atol=0)
     previous = convert(betas, "betas", "ldm/diffusers", "alphas_cumprod_prev", "ldm/diffusers")
-    torch.testing.assert_close(previous, torch.cat([torch.ones(1).double(), cumprod[:-1]]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        previous, torch.cat([torch.ones(1).double(), cumprod[:-1]]), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -171,7 +184,9 @@ def test_values_come_back_from_every_dialect(code, dialect):
     alpha_bar = linear().alpha_bar
     name = translate(code, "here", dialect)
     there = convert(alpha_bar, "alpha_bar_t", "here", name, dialect)
-    torch.testing.assert_close(convert(there, name, dialect, "alpha_bar_t", "here"), alpha_bar, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        convert(there, name, dialect, "alpha_bar_t", "here"), alpha_bar, rtol=1e-12, atol=0
+    )
 
 
 def test_tables_have_a_row_each():
@@ -182,7 +197,7 @@ def test_tables_have_a_row_each():
     assert r"`alpha_bar_t`, `ab_t`" in notation.render()
 
 
-# --- the code speaks the table's language ------------------------------------------------------------------------
+# --- the code speaks the table's language ---------------------------------------------------------
 
 # names that are not symbols of the field: what a function is given to work with or to work on
 PLAIN = {
@@ -202,7 +217,11 @@ SPELT = {"x_0": "x_0", "x_t": "x_t", "x_T": "x_T", "scale": "scale"} | {
 
 def functions(module):
     for name, thing in vars(importlib.import_module(f"ddim_tutorial.{module}")).items():
-        if inspect.isfunction(thing) and thing.__module__ == f"ddim_tutorial.{module}" and not name.startswith("_"):
+        if (
+            inspect.isfunction(thing)
+            and thing.__module__ == f"ddim_tutorial.{module}"
+            and not name.startswith("_")
+        ):
             yield name, thing
 
 
@@ -210,12 +229,15 @@ def functions(module):
 def test_arguments_are_symbols_of_the_table(module):
     for name, function in functions(module):
         unknown = set(inspect.signature(function).parameters) - TABLE - PLAIN
-        assert not unknown, f"{module}.{name}: {unknown} are neither in the symbol table nor plain words"
+        assert not unknown, (
+            f"{module}.{name}: {unknown} are neither in the symbol table nor plain words"
+        )
 
 
 @pytest.mark.parametrize("module", CORE)
 def test_docstrings_name_every_tensor(module):
-    """A symbol that a public function takes is spelt in its docstring, or in that of a function it refers to."""
+    """A symbol that a public function takes is spelt in its docstring, or in that of a function it
+    refers to."""
     for name, function in functions(module):
         text = inspect.getdoc(function) or ""
         assert text, f"{module}.{name} has no docstring"
@@ -228,21 +250,35 @@ def test_docstrings_name_every_tensor(module):
 
 @pytest.mark.parametrize("module", [*CORE, "analytic", "noise"])
 def test_forbidden_spellings(module):
-    """No prev and next, no bare alpha: a step goes from t to s, and alpha_bar_t is spelt out. Only the two functions
-    that give other libraries' names back may use those."""
+    """No prev and next, no bare alpha: a step goes from t to s, and alpha_bar_t is spelt out. Only
+    the two functions that give other libraries' names back may use those."""
     tree = ast.parse((FOLDER / f"{module}.py").read_text())
-    tree.body = [n for n in tree.body if getattr(n, "name", "") not in ("ldm_buffers", "ddim_sampling_parameters")]
+    tree.body = [
+        n
+        for n in tree.body
+        if getattr(n, "name", "") not in ("ldm_buffers", "ddim_sampling_parameters")
+    ]
     names = {getattr(n, "id", getattr(n, "arg", "")) or "" for n in ast.walk(tree)}
-    bad = {n for n in names if re.search(r"(^|_)(prev|previous|next|xstart|alphas|abar)($|_)|^alpha_t$", n)}
-    assert not bad - {"next", "alphas_cumprod"}  # the builtin, and the attribute of a diffusers scheduler
+    bad = {
+        n
+        for n in names
+        if re.search(r"(^|_)(prev|previous|next|xstart|alphas|abar)($|_)|^alpha_t$", n)
+    }
+    assert not bad - {
+        "next",
+        "alphas_cumprod",
+    }  # the builtin, and the attribute of a diffusers scheduler
 
 
 @pytest.mark.parametrize("module", [*CORE, "analytic", "notation", "noise"])
 def test_no_docstring_lost_a_backslash(module):
-    r"""\theta, \bar, \frac, \nabla, \alpha in a string that is not raw are a tab, a backspace, a form feed, ..."""
+    r"""\theta, \bar, \frac, \nabla, \alpha in a string that is not raw are a tab, a backspace, a
+    form feed, ..."""
     assert not re.search(r"[\x00-\x08\x0b-\x1f\t]", "".join(strings(FOLDER / f"{module}.py")))
 
 
 def strings(path):
-    constants = (n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant))
+    constants = (
+        n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)
+    )
     return [value for value in constants if isinstance(value, str)]

@@ -1,4 +1,5 @@
-"""What every notebook in notebooks/ must be, apart from right: executed in order, small, readable without eyes."""
+"""What every notebook in notebooks/ must be, apart from right: executed in order, small, readable
+without eyes."""
 
 import base64
 import json
@@ -18,16 +19,32 @@ LARGEST = 400_000  # bytes
 LONGEST_SETUP, LONGEST_CELL = 8, 25  # lines
 TAGS = {"nbval-ignore-output", "raises-exception"}
 EVERYWHERE = ("Goal", "Time and memory")
-LESSON = ("Questions", "Objectives", "Prerequisites", "Exercise", "Check", "Summary", "Where this goes wrong",
-          "References")
+LESSON = (
+    "Questions",
+    "Objectives",
+    "Prerequisites",
+    "Exercise",
+    "Check",
+    "Summary",
+    "Where this goes wrong",
+    "References",
+)
 WIDGETS = "application/vnd.jupyter.widget-state+json"
-FOLDERS = "home|root|Users|tmp|mnt|opt|var|usr/\\w+"  # of any machine; and the one this project lies in here
+FOLDERS = (  # of any machine; and the one this project lies in here
+    "home|root|Users|tmp|mnt|opt|var|usr/\\w+"
+)
 ABSOLUTE = re.compile(rf"(?<![\w.:/~-])/(?:{FOLDERS})/\w|[A-Z]:\\\w|{re.escape(str(ROOT))}")
 
 
 def has_section(text: str, name: str) -> bool:
-    """A heading that contains the name, or a paragraph that begins with it in bold, as the template shows."""
-    return re.search(rf"^\s*(?:#+ .*|\*\*[^*\n]*){re.escape(name)}", text, re.MULTILINE | re.IGNORECASE) is not None
+    """A heading that contains the name, or a paragraph that begins with it in bold, as the template
+    shows."""
+    return (
+        re.search(
+            rf"^\s*(?:#+ .*|\*\*[^*\n]*){re.escape(name)}", text, re.MULTILINE | re.IGNORECASE
+        )
+        is not None
+    )
 
 
 def missing_sections(name: str, cells: list) -> list[str]:
@@ -36,7 +53,9 @@ def missing_sections(name: str, cells: list) -> list[str]:
     found = [f"no section {section!r}" for section in wanted if not has_section(text, section)]
     if not re.match(r"# \S", cells[0].source if cells else ""):
         found.append("the first cell has no title")
-    if name != START and not any("checks.check_" in cell.source for cell in cells if cell.cell_type == "code"):
+    if name != START and not any(
+        "checks.check_" in cell.source for cell in cells if cell.cell_type == "code"
+    ):
         found.append("no cell calls checks.check_...")
     return found
 
@@ -57,7 +76,9 @@ def code_problems(cells: list) -> list[str]:
         if re.search(r"#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source):
             found.append(f"cell [{number}] steers nbval by a comment; use a tag")
         if unknown := set(cell.metadata.get("tags", [])) - TAGS:
-            found.append(f"cell [{number}] has the tag {sorted(unknown)}, allowed are {sorted(TAGS)}")
+            found.append(
+                f"cell [{number}] has the tag {sorted(unknown)}, allowed are {sorted(TAGS)}"
+            )
         for output in cell.outputs:
             found += [f"cell [{number}] {problem}" for problem in output_problems(output, cell)]
     return found
@@ -80,17 +101,28 @@ def output_problems(output: dict, cell: dict) -> list[str]:
 
 
 def text_problems(notebook: dict) -> list[str]:
-    """Absolute paths and pictures without alt text in what a reader sees; encoded pictures are left out."""
+    """Absolute paths and pictures without alt text in what a reader sees; encoded pictures are left
+    out."""
     found = []
     for cell in notebook.cells:
         seen = [cell.source]
         for output in cell.get("outputs", []):
-            data = {kind: text for kind, text in output.get("data", {}).items() if not kind.startswith("image/")}
-            seen.append(json.dumps([data, output.get("text", ""), output.get("traceback", "")], ensure_ascii=False))
+            data = {
+                kind: text
+                for kind, text in output.get("data", {}).items()
+                if not kind.startswith("image/")
+            }
+            seen.append(
+                json.dumps(
+                    [data, output.get("text", ""), output.get("traceback", "")], ensure_ascii=False
+                )
+            )
         text = re.sub(r"data:image/[\w+]+;base64,[\w+/=]+", "", "\n".join(seen))
         if match := ABSOLUTE.search(text):
-            found.append(f"absolute path {text[match.start():match.start() + 40]!r}")
-        if cell.cell_type == "markdown" and re.search(r"!\[\s*\]\(|<img\b(?![^>]*\balt=\"[^\"])", cell.source):
+            found.append(f"absolute path {text[match.start() : match.start() + 40]!r}")
+        if cell.cell_type == "markdown" and re.search(
+            r"!\[\s*\]\(|<img\b(?![^>]*\balt=\"[^\"])", cell.source
+        ):
             found.append("a picture in the text has no alt text")
     return found
 
@@ -100,7 +132,9 @@ def metadata_problems(notebook: dict) -> list[str]:
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
         found.append("its kernel is not python3")
     if (widgets := notebook.metadata.get("widgets")) is not None and not (
-            set(widgets) == {WIDGETS} and {"state", "version_major", "version_minor"} <= set(widgets[WIDGETS])):
+        set(widgets) == {WIDGETS}
+        and {"state", "version_major", "version_minor"} <= set(widgets[WIDGETS])
+    ):
         found.append("metadata.widgets is not valid; remove it")
     try:
         nbformat.validate(notebook)
@@ -116,8 +150,13 @@ def problems(name: str, text: str) -> list[str]:
     except nbformat.ValidationError as error:
         return [f"not a notebook: {error.message}"]
     size = [f"{len(text.encode())} bytes, at most {LARGEST}"] * (len(text.encode()) > LARGEST)
-    return [*size, *missing_sections(name, notebook.cells), *code_problems(notebook.cells), *text_problems(notebook),
-            *metadata_problems(notebook)]
+    return [
+        *size,
+        *missing_sections(name, notebook.cells),
+        *code_problems(notebook.cells),
+        *text_problems(notebook),
+        *metadata_problems(notebook),
+    ]
 
 
 def test_the_notebooks_are_there_and_numbered_from_zero():
@@ -136,19 +175,25 @@ def test_the_template_shows_every_section():
     assert text_problems(notebook) == metadata_problems(notebook) == []
 
 
-# The test above is worth as much as what it catches: one fault at a time, planted in a notebook without any.
+# The test above is worth as much as what it catches: one fault at a time, planted in a notebook
+# without any.
 
 PNG = base64.b64encode(b"stands for a picture").decode()
 
 
 def clean() -> nbformat.NotebookNode:
     text = "\n\n".join(f"**{section}.** Words." for section in EVERYWHERE + LESSON)
-    picture = new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": "A garment in grey."}})
+    picture = new_output(
+        "display_data", {"image/png": PNG}, metadata={"image/png": {"alt": "A garment in grey."}}
+    )
     return new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-        cells=[new_markdown_cell(f"# Title\n\n{text}"),
-               new_code_cell("%matplotlib inline\nimport torch", execution_count=1),
-               new_code_cell("checks.check_ddim_step(mine)", execution_count=2, outputs=[picture])])
+        cells=[
+            new_markdown_cell(f"# Title\n\n{text}"),
+            new_code_cell("%matplotlib inline\nimport torch", execution_count=1),
+            new_code_cell("checks.check_ddim_step(mine)", execution_count=2, outputs=[picture]),
+        ],
+    )
 
 
 def set_tags(notebook, *tags):
@@ -167,29 +212,43 @@ def replace(notebook, cell, old, new):
 FAULTS = {
     "not executed": lambda n: n.cells[2].update(execution_count=None),
     "not executed 1..n": lambda n: n.cells[2].update(execution_count=7),
-    "raised ValueError": lambda n: set_outputs(n, new_output("error", ename="ValueError", evalue="", traceback=[])),
-    "UsageError": lambda n: set_outputs(n, new_output("stream", name="stderr", text="UsageError: no such magic")),
+    "raised ValueError": lambda n: set_outputs(
+        n, new_output("error", ename="ValueError", evalue="", traceback=[])
+    ),
+    "UsageError": lambda n: set_outputs(
+        n, new_output("stream", name="stderr", text="UsageError: no such magic")
+    ),
     "picture without alt": lambda n: n.cells[2].outputs[0].update(metadata={}),
     "without alt text": lambda n: n.cells[2].outputs[0].metadata["image/png"].update(alt="picture"),
     "image/jpeg": lambda n: set_outputs(n, new_output("display_data", {"image/jpeg": PNG})),
-    "<img> without alt": lambda n: set_outputs(n, new_output("display_data", {"text/html": '<img src="a.png">'})),
+    "<img> without alt": lambda n: set_outputs(
+        n, new_output("display_data", {"text/html": '<img src="a.png">'})
+    ),
     "picture in the text": lambda n: replace(n, 0, "# Title", "# Title\n\n![](a.png)"),
-    "a picture in the text": lambda n: replace(n, 0, "# Title", '# Title\n\n<img src="a.png" alt="">'),
+    "a picture in the text": lambda n: replace(
+        n, 0, "# Title", '# Title\n\n<img src="a.png" alt="">'
+    ),
     "bytes, at most": lambda n: set_outputs(n, new_output("stream", text="x" * LARGEST)),
     "tag ['nbval-skip']": lambda n: set_tags(n, "nbval-skip"),
     "by a comment": lambda n: replace(n, 2, "mine)", "mine)\n# NBVAL_IGNORE_OUTPUT"),
     "absolute path '/home": lambda n: replace(n, 2, "mine", 'open("/home/someone/a")'),
-    "absolute path": lambda n: set_outputs(n, new_output("stream", text=f"{ROOT}/ddim_tutorial/jump.py:3")),
+    "absolute path": lambda n: set_outputs(
+        n, new_output("stream", text=f"{ROOT}/ddim_tutorial/jump.py:3")
+    ),
     "absolute path 'C:": lambda n: replace(n, 2, "mine", 'open("C:\\Users\\someone")'),
     "no title": lambda n: replace(n, 0, "# Title", "Title"),
-    "no section 'Where this": lambda n: replace(n, 0, "**Where this goes wrong.**", "Where this goes wrong."),
+    "no section 'Where this": lambda n: replace(
+        n, 0, "**Where this goes wrong.**", "Where this goes wrong."
+    ),
     "no cell calls checks": lambda n: replace(n, 2, "checks.check_ddim_step", "print"),
     "no %matplotlib inline": lambda n: replace(n, 1, "%matplotlib inline\n", ""),
     "cell [1] has 10 lines": lambda n: replace(n, 1, "torch", "torch" + "\nimport torch" * 8),
     "cell [2] has 31 lines": lambda n: replace(n, 2, "checks", "pass\n" * 30 + "checks"),
     "ends with ;": lambda n: replace(n, 2, "mine)", "mine);"),
     "kernel is not python3": lambda n: n.metadata.kernelspec.update(name="my-env"),
-    "metadata.widgets": lambda n: n.metadata.update(widgets={WIDGETS: {"version_major": 2, "version_minor": 0}}),
+    "metadata.widgets": lambda n: n.metadata.update(
+        widgets={WIDGETS: {"version_major": 2, "version_minor": 0}}
+    ),
     "not a valid notebook": lambda n: n.cells[2].update(execution_counts=2),
     "not a notebook": lambda n: n.cells[2].pop("metadata"),
 }

@@ -1,4 +1,5 @@
-"""Nothing leaves the machine while testing: not from here, and not from the processes that tests start."""
+"""Nothing leaves the machine while testing: not from here, and not from the processes that tests
+start."""
 
 import socket
 import subprocess
@@ -22,15 +23,29 @@ def test_connections_to_elsewhere_are_refused():
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_loopback_connections_work(host):
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
         assert client.getpeername() == server.getsockname()
     assert socket.getaddrinfo(host, 80)
 
 
-@pytest.mark.parametrize(("host", "local"), [
-    ("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), (None, True), (b"localhost", True),
-    ("0.0.0.0", False), ("10.0.0.1", False), ("fe80::1%eth0", False), ("localhost.example.org", False),
-])
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("localhost", True),
+        (None, True),
+        (b"localhost", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("fe80::1%eth0", False),
+        ("localhost.example.org", False),
+    ],
+)
 def test_is_local(host, local):
     assert offline.is_local(host) is local
 

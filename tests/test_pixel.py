@@ -12,7 +12,8 @@ from ddim_tutorial.schedule import from_scheduler, scheduler_times
 
 
 class Echo(nn.Module):
-    """Answers with what it was told: channel 0 the timestep it saw, plus 100 times the label; then zeros."""
+    """Answers with what it was told: channel 0 the timestep it saw, plus 100 times the label; then
+    zeros."""
 
     def __init__(self, channels_out: int):
         super().__init__()
@@ -28,10 +29,22 @@ class Echo(nn.Module):
 
 def unet(classes: int | None = 4, channels_out: int = 1) -> UNet2DModel:
     torch.manual_seed(1)
-    return UNet2DModel(sample_size=8, in_channels=1, out_channels=channels_out, block_out_channels=(8, 16),
-                       layers_per_block=1, norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
-                       up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=classes,
-                       attention_head_dim=4).eval().requires_grad_(False)
+    return (
+        UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=channels_out,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            num_class_embeds=classes,
+            attention_head_dim=4,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def test_our_time_is_the_networks_timestep_plus_one(device):
@@ -44,18 +57,30 @@ def test_a_whole_run_equals_the_diffusers_pipeline():
     net = unet(classes=None)
     scheduler = DDIMScheduler(1000, clip_sample=False, timestep_spacing="trailing")
     seed = torch.Generator().manual_seed(3)
-    theirs = DDIMPipeline(net, scheduler)(batch_size=2, generator=seed, num_inference_steps=5, output_type="np",
-                                          use_clipped_model_output=False).images
+    theirs = DDIMPipeline(net, scheduler)(
+        batch_size=2,
+        generator=seed,
+        num_inference_steps=5,
+        output_type="np",
+        use_clipped_model_output=False,
+    ).images
     x_T = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     ours = sample(eps_model(net), x_T, scheduler_times(scheduler, 5), from_scheduler(scheduler))
-    torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), torch.from_numpy(theirs),
-                               rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(
+        (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1),
+        torch.from_numpy(theirs),
+        rtol=2e-5,
+        atol=2e-5,
+    )
 
 
 def test_labels_one_for_all_one_each_and_none():
     x_t, t = torch.zeros(2, 1, 4, 4), torch.tensor([1, 1])
     assert eps_model(Echo(1), labels=3)(x_t, t)[:, 0, 0, 0].tolist() == [300, 300]
-    assert eps_model(Echo(1), labels=torch.tensor([3, 5]))(x_t, t)[:, 0, 0, 0].tolist() == [300, 500]
+    assert eps_model(Echo(1), labels=torch.tensor([3, 5]))(x_t, t)[:, 0, 0, 0].tolist() == [
+        300,
+        500,
+    ]
     assert eps_model(Echo(1))(x_t, t)[:, 0, 0, 0].tolist() == [0, 0]
 
 
@@ -74,11 +99,20 @@ def test_learned_variance_keeps_the_first_channels():
     assert eps.shape == x_t.shape and eps[0, :, 0, 0].tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(("channels_out", "learned", "said"), [
-    (2, False, "learned_variance=True"), (1, True, "wanted 2"), (3, False, "wanted 1"), (3, True, "wanted 2")])
+@pytest.mark.parametrize(
+    ("channels_out", "learned", "said"),
+    [
+        (2, False, "learned_variance=True"),
+        (1, True, "wanted 2"),
+        (3, False, "wanted 1"),
+        (3, True, "wanted 2"),
+    ],
+)
 def test_wrong_channel_counts_are_refused(channels_out, learned, said):
     with pytest.raises(ValueError, match=f"unet: .*{said}"):
-        eps_model(unet(None, channels_out), learned_variance=learned)(torch.zeros(1, 1, 8, 8), torch.tensor([5]))
+        eps_model(unet(None, channels_out), learned_variance=learned)(
+            torch.zeros(1, 1, 8, 8), torch.tensor([5])
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -90,19 +124,27 @@ def test_the_network_computes_in_its_dtype_and_the_state_keeps_its_own(dtype, de
     eps = eps_model(net, labels=1)(x_t, torch.tensor([500, 500], device=device))
     assert seen == [dtype] and eps.dtype == torch.float32
     reference = eps_model(unet().to(device), labels=1)(x_t, torch.tensor([500, 500], device=device))
-    torch.testing.assert_close(eps, reference, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 1e-5)
+    torch.testing.assert_close(
+        eps, reference, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 1e-5
+    )
 
 
 def test_conditional_serves_batched_guidance():
     net, x_t, t = unet(), torch.randn(2, 1, 8, 8), torch.tensor([400, 400])
     labels, null = torch.tensor([0, 2]), torch.tensor([3])
     twice = cfg(eps_model(net, labels=labels), eps_model(net), 3.0)(x_t, t)
-    torch.testing.assert_close(cfg_batched(conditional(net), labels, null, 3.0)(x_t, t), twice, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        cfg_batched(conditional(net), labels, null, 3.0)(x_t, t), twice, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_nothing_is_read_from_the_device():
     """A meta tensor has no values: whoever asks for one raises."""
-    net, x_t, t = unet().to("meta"), torch.zeros(2, 1, 8, 8, device="meta"), torch.ones(2, dtype=int, device="meta")
+    net, x_t, t = (
+        unet().to("meta"),
+        torch.zeros(2, 1, 8, 8, device="meta"),
+        torch.ones(2, dtype=int, device="meta"),
+    )
     for labels in (None, 1, torch.zeros(2, dtype=int, device="meta")):
         assert eps_model(net, labels=labels)(x_t, t).shape == x_t.shape
 
@@ -111,7 +153,9 @@ def test_a_compiled_network_is_taken_as_it_is():
     net, x_t, t = unet(), torch.randn(2, 1, 8, 8), torch.tensor([1, 400])
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     for labels in (None, 1):
-        torch.testing.assert_close(eps_model(compiled, labels=labels)(x_t, t), eps_model(net, labels=labels)(x_t, t))
+        torch.testing.assert_close(
+            eps_model(compiled, labels=labels)(x_t, t), eps_model(net, labels=labels)(x_t, t)
+        )
 
 
 @pytest.mark.parametrize("labels", [4, -1, torch.tensor([0, 9])])

@@ -21,8 +21,13 @@ README = "before\n<!-- measured table -->\nold\n<!-- /measured table -->\nafter\
 
 def write(path: Path, *sources: str) -> Path:
     path.parent.mkdir(exist_ok=True)
-    text = "# A title\n\n**Time and memory.** <!-- measured -->not measured yet<!-- /measured --> on two CPU cores."
-    nbformat.write(new_notebook(cells=[new_markdown_cell(text), *map(new_code_cell, sources)]), path)
+    text = (
+        "# A title\n\n**Time and memory.** <!-- measured -->not measured yet<!-- /measured --> on"
+        " two CPU cores."
+    )
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell(text), *map(new_code_cell, sources)]), path
+    )
     return path
 
 
@@ -39,11 +44,16 @@ def test_seconds_and_peak_memory_are_those_of_the_kernel(project):
     start = time.perf_counter()
     measured = runner.run(write(Path("notebooks/00_a.ipynb"), SLEEP), Path("build/00_a.ipynb"))
     elapsed = time.perf_counter() - start
-    idle = runner.run(write(Path("notebooks/01_b.ipynb"), "import time\ntime.sleep(0.5)"), Path("build/01_b.ipynb"))
+    idle = runner.run(
+        write(Path("notebooks/01_b.ipynb"), "import time\ntime.sleep(0.5)"),
+        Path("build/01_b.ipynb"),
+    )
     assert 1.5 <= measured["seconds"] <= elapsed + 0.1
     assert 200 * MIB < (measured["peak_gib"] - idle["peak_gib"]) * runner.GIB < 350 * MIB
     (cell,) = nbformat.read("build/00_a.ipynb", as_version=4).cells[1:]
-    assert cell.execution_count == 1 and cell.outputs[0].text == f"{300 * MIB}\n" and not cell.metadata
+    assert (
+        cell.execution_count == 1 and cell.outputs[0].text == f"{300 * MIB}\n" and not cell.metadata
+    )
 
 
 def test_run_then_update_writes_the_measured_figures(project, capsys):
@@ -59,13 +69,24 @@ def test_run_then_update_writes_the_measured_figures(project, capsys):
 
     assert runner.main(["--update"]) == 0
     text = Path("README.md").read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and said in text and "old" not in text
-    assert f"<!-- measured -->{said}<!-- /measured --> on two" in nbformat.read(path, as_version=4).cells[0].source
+    assert (
+        text.startswith("before\n")
+        and text.endswith("after\n")
+        and said in text
+        and "old" not in text
+    )
+    assert (
+        f"<!-- measured -->{said}<!-- /measured --> on two"
+        in nbformat.read(path, as_version=4).cells[0].source
+    )
     assert runner.changes(record, [path]) == {}
 
 
 def test_in_place_stores_only_notebooks_that_ran(project):
-    good, bad = write(Path("notebooks/00_a.ipynb"), "1 + 1"), write(Path("notebooks/01_b.ipynb"), "1 + 1", "1 / 0")
+    good, bad = (
+        write(Path("notebooks/00_a.ipynb"), "1 + 1"),
+        write(Path("notebooks/01_b.ipynb"), "1 + 1", "1 / 0"),
+    )
     assert runner.main(["--in-place"]) == 1
     assert nbformat.read(good, as_version=4).cells[1].execution_count == 1
     assert nbformat.read(bad, as_version=4).cells[1].execution_count is None
@@ -76,7 +97,9 @@ def test_a_notebook_with_an_error_fails_the_run_and_has_no_figures(project, caps
     assert runner.main([]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     record = json.loads(Path("build/run.json").read_text())
-    assert "not measured" in runner.table(record, [path]) and path not in runner.changes(record, [path])
+    assert "not measured" in runner.table(record, [path]) and path not in runner.changes(
+        record, [path]
+    )
 
 
 def test_figures_of_another_model_are_not_kept_or_compared(project, monkeypatch, capsys):
@@ -93,10 +116,15 @@ def test_figures_of_another_model_are_not_kept_or_compared(project, monkeypatch,
 
 
 def test_a_folder_is_found_from_the_kernels_too(project, monkeypatch, capsys):
-    """They run in notebooks/; and what cells print is passed on while a larger model runs, which may take hours."""
+    """They run in notebooks/; and what cells print is passed on while a larger model runs, which
+    may take hours."""
     (project / "models" / "sd").mkdir(parents=True)
     source = "import os\nprint('a folder:', os.path.isdir(os.environ['DDIM_TUTORIAL_MODEL']))"
-    write(Path("notebooks/00_a.ipynb"), source, "import sys\nprint('aside', file=sys.stderr)\n'a value'")
+    write(
+        Path("notebooks/00_a.ipynb"),
+        source,
+        "import sys\nprint('aside', file=sys.stderr)\n'a value'",
+    )
     monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "models/sd")
     assert runner.main([]) == 0
     seen = capsys.readouterr()
@@ -107,23 +135,43 @@ def test_a_folder_is_found_from_the_kernels_too(project, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make")
-@pytest.mark.parametrize(("asked", "wanted"), [("MODEL=tests", str(ROOT / "tests")), ("MODEL=sd-v1-4", "sd-v1-4"),
-                                               ("DDIM_TUTORIAL_MODEL=tests", str(ROOT / "tests")), ("JOBS=1", "")])
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ("MODEL=tests", str(ROOT / "tests")),
+        ("MODEL=sd-v1-4", "sd-v1-4"),
+        ("DDIM_TUTORIAL_MODEL=tests", str(ROOT / "tests")),
+        ("JOBS=1", ""),
+    ],
+)
 def test_make_passes_a_folder_on_in_full(asked, wanted, tmp_path):
-    (tmp_path / "makefile").write_text(f"include {ROOT}/Makefile\nshow:\n\t@echo [$$DDIM_TUTORIAL_MODEL]\n")
+    (tmp_path / "makefile").write_text(
+        f"include {ROOT}/Makefile\nshow:\n\t@echo [$$DDIM_TUTORIAL_MODEL]\n"
+    )
     name, value = asked.split("=")
     environment = {"PATH": os.environ["PATH"]} | ({name: value} if name != "MODEL" else {})
     arguments = [asked] if name == "MODEL" else []
-    done = subprocess.run(["make", "-s", "-f", tmp_path / "makefile", "show", *arguments], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-s", "-f", tmp_path / "makefile", "show", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == f"[{wanted}]\n"
 
 
 def test_only_the_default_model_has_a_limit_for_a_cell(project, monkeypatch):
     write(Path("notebooks/00_a.ipynb"), "1 + 1")
     limits = []
-    monkeypatch.setattr(runner, "run", lambda path, target, cell_timeout: limits.append(cell_timeout) or
-                        {"seconds": 1.0, "peak_gib": 1.0})
+    monkeypatch.setattr(
+        runner,
+        "run",
+        lambda path, target, cell_timeout: (
+            limits.append(cell_timeout) or {"seconds": 1.0, "peak_gib": 1.0}
+        ),
+    )
     runner.main([])
     monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "sd-v1-4")
     runner.main([])
@@ -142,5 +190,8 @@ def test_the_readme_lists_every_notebook():
     listed = runner.TABLE.search(text)[0]  # with both markers
     paths = runner.notebooks(ROOT / "notebooks")
     assert listed.count(".ipynb)") == len(paths)
-    assert all(f"| [{path.stem}](notebooks/{path.name}) | {runner.title(path)} | " in listed for path in paths)
+    assert all(
+        f"| [{path.stem}](notebooks/{path.name}) | {runner.title(path)} | " in listed
+        for path in paths
+    )
     assert "not measured" not in listed

@@ -36,21 +36,35 @@ def test_schedules_are_those_of_diffusers(ours, config):
     torch.testing.assert_close(betas, theirs.betas.double(), rtol=1e-6, atol=0)
     # but for the cosine's last entry: their float32 beta of 0.999 leaves 1 - beta wrong by 1.3e-5
     last = 999 if config["beta_schedule"] == "squaredcos_cap_v2" else 1000
-    torch.testing.assert_close(ours.alpha_bar[1 : last + 1], theirs.alphas_cumprod[:last].double(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(ours.alpha_bar[-1], theirs.alphas_cumprod[-1].double(), rtol=2e-5, atol=0)
+    torch.testing.assert_close(
+        ours.alpha_bar[1 : last + 1], theirs.alphas_cumprod[:last].double(), rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(
+        ours.alpha_bar[-1], theirs.alphas_cumprod[-1].double(), rtol=2e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize("make", [sch.linear, sch.scaled_linear, sch.cosine])
 @pytest.mark.parametrize("T", [1, 2, 17, 1000])
 def test_alpha_bar_starts_at_one_and_falls(make, T):
     schedule = make(T)
-    assert schedule.T == T and schedule.alpha_bar.shape == (T + 1,) and schedule.alpha_bar.dtype == torch.float64
-    assert schedule.alpha_bar[0] == 1 and (schedule.alpha_bar.diff() < 0).all() and schedule.alpha_bar[-1] > 0
+    assert (
+        schedule.T == T
+        and schedule.alpha_bar.shape == (T + 1,)
+        and schedule.alpha_bar.dtype == torch.float64
+    )
+    assert (
+        schedule.alpha_bar[0] == 1
+        and (schedule.alpha_bar.diff() < 0).all()
+        and schedule.alpha_bar[-1] > 0
+    )
 
 
 def test_linear_first_and_last_beta():
     ab = sch.linear(10, 0.1, 0.4).alpha_bar
-    assert math.isclose(ab[1], 0.9, rel_tol=1e-15) and math.isclose(ab[10] / ab[9], 0.6, rel_tol=1e-15)
+    assert math.isclose(ab[1], 0.9, rel_tol=1e-15) and math.isclose(
+        ab[10] / ab[9], 0.6, rel_tol=1e-15
+    )
 
 
 def test_cosine_against_its_formula():
@@ -112,7 +126,8 @@ def test_every_number_of_steps_makes_a_grid(spacing, T):
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 def test_grids_are_diffusers_grids_shifted_by_one(spacing):
-    """Entry by entry for every S; only where the exact value ends in .5 may float rounding put diffusers one off."""
+    """Entry by entry for every S; only where the exact value ends in .5 may float rounding put
+    diffusers one off."""
     scheduler = DDIMScheduler(timestep_spacing=spacing)
     exact = {
         "trailing": lambda steps, i: Fraction(1000 * (i + 1), steps),
@@ -136,7 +151,8 @@ def test_one_step_of_linspace_starts_at_the_noise():
 
 
 def test_diffusers_trailing_grid_has_an_entry_too_many():
-    """np.arange(T, 0, -T / S) rounds past its end: timestep -1 is walked for 62 of the 1000 values of S."""
+    """np.arange(T, 0, -T / S) rounds past its end: timestep -1 is walked for 62 of the 1000 values
+    of S."""
     scheduler = DDIMScheduler(timestep_spacing="trailing")
     too_long = []
     for steps in range(1, 1001):
@@ -151,7 +167,8 @@ def test_diffusers_trailing_grid_has_an_entry_too_many():
 
 
 def test_diffusers_linspace_steps_miss_their_own_grid():
-    """DDIMScheduler.step goes to t - T // S: at S = 10 the linspace grid is 111 apart and the steps are 100 long."""
+    """DDIMScheduler.step goes to t - T // S: at S = 10 the linspace grid is 111 apart and the steps
+    are 100 long."""
     scheduler = DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
     scheduler.set_timesteps(10)
     t, s = scheduler.timesteps[:2].tolist()
@@ -176,12 +193,21 @@ def test_stable_diffusion_grid_ends_at_one():
     assert grid[:3] == [982, 962, 942] and grid[-3:] == [22, 2, 1]
 
 
-@pytest.mark.parametrize("flags, steps", [
-    *((flags, steps) for flags in ({}, dict(timestep_spacing="trailing"), SD) for steps in (10, 50, 200)),
-    (dict(steps_offset=1), 600), (dict(steps_offset=35), 30),  # the last step aims at a time above 0
-])
+@pytest.mark.parametrize(
+    "flags, steps",
+    [
+        *(
+            (flags, steps)
+            for flags in ({}, dict(timestep_spacing="trailing"), SD)
+            for steps in (10, 50, 200)
+        ),
+        (dict(steps_offset=1), 600),
+        (dict(steps_offset=35), 30),  # the last step aims at a time above 0
+    ],
+)
 def test_scheduler_times_is_the_grid_that_steps_walk(flags, steps):
-    """From the levels that DDIMScheduler.step itself visits: with eps = 0 a step multiplies by sqrt(ab_s / ab_t)."""
+    """From the levels that DDIMScheduler.step itself visits: with eps = 0 a step multiplies by
+    sqrt(ab_s / ab_t)."""
     scheduler = DDIMScheduler(**{**flags, "clip_sample": False})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -209,10 +235,18 @@ def test_at_broadcasts_over_every_shape(device):
     assert number.shape == () and number.dtype == torch.float64 and number.device.type == "cpu"
     t = torch.tensor([1, 500], device=device)
     for dims in [(3,), (3, 4, 4), (1, 2, 3, 4)]:
-        for dtype, wanted in [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float64,) * 2]:
+        for dtype, wanted in [
+            (torch.float16, torch.float32),
+            (torch.bfloat16, torch.float32),
+            (torch.float64,) * 2,
+        ]:
             x = torch.zeros(2, *dims, device=device, dtype=dtype)
             ab_t = schedule.at(t, x)
-            assert ab_t.shape == (2, *[1] * len(dims)) and ab_t.dtype == wanted and ab_t.device == x.device
+            assert (
+                ab_t.shape == (2, *[1] * len(dims))
+                and ab_t.dtype == wanted
+                and ab_t.device == x.device
+            )
             assert torch.equal(ab_t.flatten().cpu(), schedule.alpha_bar[[1, 500]].to(wanted))
 
 
@@ -251,12 +285,15 @@ def test_ldm_buffers_against_the_formulas_in_numpy():
     }
     buffers = sch.ldm_buffers(sch.scaled_linear())
     for name, values in wanted.items():
-        torch.testing.assert_close(buffers[name], torch.from_numpy(values).float(), rtol=1e-6, atol=0, msg=name)
+        torch.testing.assert_close(
+            buffers[name], torch.from_numpy(values).float(), rtol=1e-6, atol=0, msg=name
+        )
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_sampling_parameters_against_the_formulas_in_numpy(eta):
-    """make_ddim_sampling_parameters: alphas of the ascending grid, alphas_prev shifted and starting at index 0."""
+    """make_ddim_sampling_parameters: alphas of the ascending grid, alphas_prev shifted and starting
+    at index 0."""
     schedule = sch.scaled_linear()
     cumprod = schedule.alpha_bar[1:].numpy()
     ascending = np.arange(0, 1000, 20) + 1  # make_ddim_timesteps("uniform", 50)

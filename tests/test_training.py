@@ -1,4 +1,5 @@
-"""The recipes: a killed run, the learning rate, the losses against models that know the answer, the data reader."""
+"""The recipes: a killed run, the learning rate, the losses against models that know the answer, the
+data reader."""
 
 import gzip
 import json
@@ -21,16 +22,27 @@ from ddim_tutorial.training import evaluate, fashion, gan
 from ddim_tutorial.training.loop import Settings, build_optimizers, finished, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
-PICTURES = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+PICTURES = torch.randint(
+    256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+)
 LABELS = torch.arange(40) % 10
 
 
 def tiny_unet() -> nn.Module:
     from diffusers import UNet2DModel
 
-    unet = UNet2DModel(sample_size=32, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
-                       layers_per_block=1, down_block_types=("DownBlock2D", "DownBlock2D"), attention_head_dim=4,
-                       up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=11)
+    unet = UNet2DModel(
+        sample_size=32,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        attention_head_dim=4,
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        num_class_embeds=11,
+    )
     return unet.to(memory_format=torch.channels_last)
 
 
@@ -39,10 +51,15 @@ def tiny_pair() -> nn.Module:
 
 
 RECIPES = {
-    "diffusion": (tiny_unet, partial(fashion.diffusion_loss, schedule=linear(), weight=fashion.as_v)),
+    "diffusion": (
+        tiny_unet,
+        partial(fashion.diffusion_loss, schedule=linear(), weight=fashion.as_v),
+    ),
     "classifier": (partial(Classifier, widths=(8, 8)), fashion.classifier_loss),
-    "noisy-classifier": (partial(Classifier, widths=(8, 8), time=True),
-                         partial(fashion.noisy_classifier_loss, schedule=linear())),
+    "noisy-classifier": (
+        partial(Classifier, widths=(8, 8), time=True),
+        partial(fashion.noisy_classifier_loss, schedule=linear()),
+    ),
     "gan": (tiny_pair, lambda pair, data, batch: gan.gan_loss(pair, data[0], batch)),
 }
 
@@ -69,12 +86,17 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
         run("killed", seed=0, on_save=kill)
     resumed = run("killed", seed=1)
     states = [load_file(tmp_path / folder / "state.safetensors") for folder in ("whole", "killed")]
-    assert states[0].keys() == states[1].keys() and any(key.startswith("optimizer.") for key in states[0])
+    assert states[0].keys() == states[1].keys() and any(
+        key.startswith("optimizer.") for key in states[0]
+    )
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
-    moved = [not torch.equal(a, b) for a, b in zip(whole.parameters(), run("whole", seed=1).parameters(), strict=True)]
+    moved = [
+        not torch.equal(a, b)
+        for a, b in zip(whole.parameters(), run("whole", seed=1).parameters(), strict=True)
+    ]
     assert not any(moved), "a finished run trains no further"
 
 
@@ -94,7 +116,8 @@ def slopes(values):
 
 @pytest.mark.parametrize("bad", [1, 3, 4])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, bad):
-    """Whether it comes alone in its line of the log, beside finite ones, or between the log's lines."""
+    """Whether it comes alone in its line of the log, beside finite ones, or between the log's
+    lines."""
     settings = replace(SETTINGS, steps=6, log_every=3, save_minutes=0.0)
     good = replace(settings, steps=bad)
     if bad:
@@ -113,17 +136,30 @@ def test_nan_between_two_lines_is_not_averaged_away(tmp_path):
 
 
 def test_the_average_and_the_clipping_are_those_of_the_formulas(tmp_path):
-    """Two steps of AdamW without decay: the average has the decay min(ema, (1 + n) / (10 + n)) at its n-th update, the
-    first of which copies; and gradients of 100 and 1 move the weight alike once they are clipped to 1."""
-    settings = replace(SETTINGS, steps=2, lr=0.1, warmup=1, decay_from=1.0, weight_decay=0.0, ema=0.15)
+    """Two steps of AdamW without decay: the average has the decay min(ema, (1 + n) / (10 + n)) at
+    its n-th update, the first of which copies; and gradients of 100 and 1 move the weight alike
+    once they are clipped to 1."""
+    settings = replace(
+        SETTINGS, steps=2, lr=0.1, warmup=1, decay_from=1.0, weight_decay=0.0, ema=0.15
+    )
     weights = []
     for gradients in ([100.0, 1.0], [1.0, 1.0]):
         seen = []
-        average = fit(Line(), slopes(gradients), tmp_path / str(gradients), settings, precision="no",
-                      on_save=lambda ema, step, seen=seen: seen.append(ema.weight.item()))
+        average = fit(
+            Line(),
+            slopes(gradients),
+            tmp_path / str(gradients),
+            settings,
+            precision="no",
+            on_save=lambda ema, step, seen=seen: seen.append(ema.weight.item()),
+        )
         state = load_file(tmp_path / str(gradients) / "state.safetensors")
         one, two = seen[0], state["model.weight"].item()
-        assert average.weight.item() == pytest.approx(0.15 * one + 0.85 * two, abs=1e-6) != pytest.approx(two)
+        assert (
+            average.weight.item()
+            == pytest.approx(0.15 * one + 0.85 * two, abs=1e-6)
+            != pytest.approx(two)
+        )
         weights.append(two)
     assert weights[0] == pytest.approx(weights[1], abs=1e-6)
 
@@ -141,7 +177,11 @@ def test_seconds_go_on_from_the_checkpoint_and_a_cut_line_of_the_log_is_dropped(
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4] and lines[1]["seconds"] > 5000
     said = capsys.readouterr().out
-    assert "lr was 0.01, the run goes on with 0.5" in said and "steps was 2" in said and "ema was" not in said
+    assert (
+        "lr was 0.01, the run goes on with 0.5" in said
+        and "steps was 2" in said
+        and "ema was" not in said
+    )
     state.write_bytes(b"\x00" * 5)
     with pytest.raises(ValueError, match=r"state\.safetensors: truncated or damaged"):
         fit(Line(), slopes([1.0]), tmp_path, settings, precision="no")
@@ -149,12 +189,14 @@ def test_seconds_go_on_from_the_checkpoint_and_a_cut_line_of_the_log_is_dropped(
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_muon_turns_a_gradient_into_an_orthogonal_update(layout):
-    """One step from zero moments is -lr 0.2 sqrt(max(m, n)) U V^T for a gradient U S V^T, roughly: the iteration that
-    orthogonalises stops with singular values between 0.7 and 1.2."""
+    """One step from zero moments is -lr 0.2 sqrt(max(m, n)) U V^T for a gradient U S V^T, roughly:
+    the iteration that orthogonalises stops with singular values between 0.7 and 1.2."""
     torch.manual_seed(0)
     convolution = nn.Conv2d(6, 8, 3).to(memory_format=layout)
     before, weight = convolution.weight.detach().clone(), convolution.weight
-    gradient = torch.randn(8, 6, 3, 3).to(memory_format=layout) * torch.logspace(0, -2, 8).view(8, 1, 1, 1)
+    gradient = torch.randn(8, 6, 3, 3).to(memory_format=layout) * torch.logspace(0, -2, 8).view(
+        8, 1, 1, 1
+    )
     weight.grad = gradient.clone(memory_format=torch.preserve_format)
     optimizers = build_optimizers(convolution, replace(SETTINGS, weight_decay=0.0), {"weight"})
     optimizers["muon"].step()
@@ -163,20 +205,25 @@ def test_muon_turns_a_gradient_into_an_orthogonal_update(layout):
     along = u.mT @ update @ v.mT
     assert (along - along.diagonal().diag()).abs().max() < 0.05
     assert 0.6 < along.diagonal().min() and along.diagonal().max() < 1.3
-    assert [len(group["params"]) for group in optimizers["optimizer"].param_groups] == [1]  # the bias
+    assert [len(group["params"]) for group in optimizers["optimizer"].param_groups] == [
+        1
+    ]  # the bias
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has it from 2.9 on")
 @pytest.mark.parametrize("shape", [(8, 54), (54, 8), (16, 16)])
 def test_muon_agrees_with_torch_in_whatever_precision_it_computes(shape):
-    """torch's own step computes in bf16, eight bits; ten steps from the same gradients end within one in fifty."""
+    """torch's own step computes in bf16, eight bits; ten steps from the same gradients end within
+    one in fifty."""
     torch.manual_seed(0)
     layer = nn.Linear(*shape[::-1])
     theirs = nn.Parameter(layer.weight.detach().clone())
     start = theirs.detach().clone()
     settings = replace(SETTINGS, lr=0.01, weight_decay=0.1)
-    optimizers = [build_optimizers(layer, settings, {"weight"})["muon"],
-                  torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")]
+    optimizers = [
+        build_optimizers(layer, settings, {"weight"})["muon"],
+        torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
     for _ in range(10):
         gradient = torch.randn(shape)
         layer.weight.grad, theirs.grad = gradient.clone(), gradient.clone()
@@ -218,14 +265,19 @@ def test_the_diffusion_loss_of_a_model_that_knows_the_picture_is_zero():
         ab_t = schedule.alpha_bar[timestep + 1].view(-1, 1, 1, 1)
         return (x_t - ab_t.sqrt() * x_0) / (1 - ab_t).sqrt()
 
-    loss, bands = fashion.diffusion_loss(Network(oracle), (PICTURES[:1], LABELS[:1]), schedule, batch=256,
-                                       weight=fashion.as_v)
+    loss, bands = fashion.diffusion_loss(
+        Network(oracle), (PICTURES[:1], LABELS[:1]), schedule, batch=256, weight=fashion.as_v
+    )
     assert loss < 1e-7 and all(value < 1e-5 for value in bands.values())
 
 
-@pytest.mark.parametrize(("weight", "formula"), [
-    (fashion.as_v, lambda ab: min(1 / ab, 500)),
-    (fashion.middle_first, lambda ab: max(min(1, 20 * (1 - ab) / ab), min(0.1 / ab, 50)))])
+@pytest.mark.parametrize(
+    ("weight", "formula"),
+    [
+        (fashion.as_v, lambda ab: min(1 / ab, 500)),
+        (fashion.middle_first, lambda ab: max(min(1, 20 * (1 - ab) / ab), min(0.1 / ab, 50))),
+    ],
+)
 def test_the_diffusion_loss_of_a_model_that_knows_nothing_is_the_mean_weight(weight, formula):
     schedule, asked = linear(), []
 
@@ -233,7 +285,9 @@ def test_the_diffusion_loss_of_a_model_that_knows_nothing_is_the_mean_weight(wei
         asked.append(y)
         return torch.zeros_like(x_t)
 
-    loss, bands = fashion.diffusion_loss(Network(ignorant), (PICTURES, LABELS), schedule, 4000, weight)
+    loss, bands = fashion.diffusion_loss(
+        Network(ignorant), (PICTURES, LABELS), schedule, 4000, weight
+    )
     weights = [formula(alpha_bar) for alpha_bar in schedule.alpha_bar[1:].tolist()]
     assert loss.item() == pytest.approx(sum(weights) / 1000, rel=5e-3)
     assert all(value.item() == pytest.approx(1, abs=0.02) for value in bands.values())
@@ -246,7 +300,9 @@ def test_spread_times_cover_all_strata_and_favour_none():
     assert t.min() == 1 and t.max() == 1000
     assert torch.equal((t - 1) // 20, torch.arange(50).expand_as(t))
     counts = torch.bincount((t.flatten() - 1) % 20, minlength=20).float()
-    assert (counts - 1000).abs().max() < 5 * math.sqrt(1000 * 50)  # the 50 times of a batch move together
+    assert (counts - 1000).abs().max() < 5 * math.sqrt(
+        1000 * 50
+    )  # the 50 times of a batch move together
 
 
 def write_idx(path, values):
@@ -265,7 +321,11 @@ def data(tmp_path):
 def test_the_reader_pads_pictures_with_black(data):
     for split, n in (("train", 7), ("test", 3)):
         images, labels = fashion.read_data(data, split)
-        assert images.shape == (n, 1, 32, 32) and images.dtype == torch.uint8 and labels.tolist() == list(range(n))
+        assert (
+            images.shape == (n, 1, 32, 32)
+            and images.dtype == torch.uint8
+            and labels.tolist() == list(range(n))
+        )
         assert torch.equal(images[:, :, 2:30, 2:30], PICTURES[:n, :, :28, :28])
         assert images.long().sum() == PICTURES[:n, :, :28, :28].long().sum()
 
@@ -297,7 +357,9 @@ def test_frechet_of_shifted_and_stretched_features_has_a_closed_form():
 def test_nearest_is_the_rms_difference_to_the_nearest():
     reference = torch.randn(30, 1, 4, 4)
     x = reference[[3, 20]] + torch.tensor([0.01, -0.02]).view(2, 1, 1, 1)
-    torch.testing.assert_close(evaluate.nearest(x, reference), torch.tensor([0.01, 0.02]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        evaluate.nearest(x, reference), torch.tensor([0.01, 0.02]), rtol=1e-3, atol=0
+    )
 
 
 def test_balanced_takes_the_first_of_each_class():
@@ -342,10 +404,16 @@ def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_pat
     evaluate.fill("tiny-table", bundle, plan, measure, lambda: {"what": "never asked"})
     table = json.loads((tmp_path / "tiny_table.json").read_text())
     assert measured == [(10, "naive"), (20, "naive"), (20, "naive")]
-    assert table["what"] == "test" and table["unet_sha256"] == "a" and table["command"].endswith("evaluate tiny-table")
+    assert (
+        table["what"] == "test"
+        and table["unet_sha256"] == "a"
+        and table["command"].endswith("evaluate tiny-table")
+    )
     assert [(cell["S"], cell["rms"]) for cell in table["cells"]] == [(10, 0.1), (20, 0.2)]
 
-    evaluate.fill("tiny-table", replace(bundle, sha256="b"), plan[:1], measure, lambda: {"what": "new"})
+    evaluate.fill(
+        "tiny-table", replace(bundle, sha256="b"), plan[:1], measure, lambda: {"what": "new"}
+    )
     table = json.loads((tmp_path / "tiny_table.json").read_text())
     assert table["unet_sha256"] == "b" and table["what"] == "new" and len(table["cells"]) == 1
 
@@ -354,4 +422,7 @@ def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_pat
 def test_a_stored_table_belongs_to_the_bundled_weights(path):
     table = json.loads(path.read_text())
     assert table["unet_sha256"] == zoo.load(table["model"]).sha256
-    assert table["command"] == f"python -m ddim_tutorial.training.evaluate {path.stem.replace('_', '-')}"
+    assert (
+        table["command"]
+        == f"python -m ddim_tutorial.training.evaluate {path.stem.replace('_', '-')}"
+    )

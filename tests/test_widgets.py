@@ -1,4 +1,5 @@
-"""Widgets are set by hand, without a browser: the picture follows the state, and only when it must."""
+"""Widgets are set by hand, without a browser: the picture follows the state, and only when it
+must."""
 
 import warnings
 from dataclasses import replace
@@ -47,12 +48,21 @@ def test_a_warning_is_shown_and_what_is_for_programmers_is_not():
 
 def test_a_control_starts_at_the_default_of_its_argument():
     blank = grids.image_grid(torch.zeros(1, 1, 4, 4))
-    box = widgets.explorer(lambda a, b=2, c="z", d=0.5: blank, a=(0, 10), b=(0, 10), c=["y", "z"], d=FloatSlider(1.0))
-    assert {name: control.value for name, control in by_name(box).items()} == {"a": 5, "b": 2, "c": "z", "d": 1.0}
+    box = widgets.explorer(
+        lambda a, b=2, c="z", d=0.5: blank, a=(0, 10), b=(0, 10), c=["y", "z"], d=FloatSlider(1.0)
+    )
+    assert {name: control.value for name, control in by_name(box).items()} == {
+        "a": 5,
+        "b": 2,
+        "c": "z",
+        "d": 1.0,
+    }
 
 
 def test_controls_are_widgets_or_abbreviations():
-    box = widgets.explorer(lambda a, b: grids.image_grid(torch.zeros(1, 1, 4, 4)), a=FloatSlider(max=2), b=(1, 3))
+    box = widgets.explorer(
+        lambda a, b: grids.image_grid(torch.zeros(1, 1, 4, 4)), a=FloatSlider(max=2), b=(1, 3)
+    )
     a, b = by_name(box)["a"], by_name(box)["b"]
     assert (a.max, b.max) == (2, 3) and isinstance(b, IntSlider) and not a.continuous_update
     with pytest.raises(TypeError, match="c: got"):
@@ -76,10 +86,18 @@ def test_a_refusal_is_shown_and_the_next_picture_clears_it():
 
 def build(folder, classes: int | None) -> zoo.Bundle:
     torch.manual_seed(1)
-    UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
-                norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
-                up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=classes,
-                attention_head_dim=4).save_pretrained(folder / "unet")
+    UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        num_class_embeds=classes,
+        attention_head_dim=4,
+    ).save_pretrained(folder / "unet")
     DDIMScheduler(1000).save_pretrained(folder / "scheduler")
     return zoo.load(folder, device="cpu")
 
@@ -90,11 +108,20 @@ def test_sampling_explorer_follows_every_slider_and_samples_only_when_it_must(tm
     bundle.card["classes"] = ["Trouser", "Dress", "Bag"]
     box = widgets.sampling_explorer(bundle)
     controls, picture = by_name(box), box.children[-1]
-    assert list(controls) == ["t", "S", "eta", "scale", "label", "seed"] and controls["label"].options[2] == ("Bag", 2)
+    assert list(controls) == ["t", "S", "eta", "scale", "label", "seed"] and controls[
+        "label"
+    ].options[2] == ("Bag", 2)
     start = {name: control.value for name, control in controls.items() if name != "t"}
     assert start == {"S": 50, "eta": 0.0, "scale": 1.0, "label": 0, "seed": 0}
     Image.open(BytesIO(picture.value)).verify()
-    for name, value in (("S", 4), ("scale", 4.0), ("eta", 1.0), ("label", 2), ("seed", 5), ("scale", 1.0)):
+    for name, value in (
+        ("S", 4),
+        ("scale", 4.0),
+        ("eta", 1.0),
+        ("label", 2),
+        ("seed", 5),
+        ("scale", 1.0),
+    ):
         before, picture_before = len(calls), picture.value
         controls[name].value = value
         assert len(calls) > before and picture.value != picture_before, name
@@ -117,12 +144,19 @@ def test_inversion_explorer_follows_every_control(tmp_path):
     pictures = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     asked = []
     bundle.unet.register_forward_hook(lambda _, given, out: asked.append(given[2].tolist()))
-    box = widgets.inversion_explorer(replace(bundle, examples=zoo.Examples(pictures, torch.tensor([2, 0, 3]))))
+    box = widgets.inversion_explorer(
+        replace(bundle, examples=zoo.Examples(pictures, torch.tensor([2, 0, 3])))
+    )
     controls, picture = by_name(box), box.children[-1]
     assert list(controls) == ["picture", "S", "method", "scale"] and controls["picture"].max == 2
     assert controls["method"].options == ("naive, target time", "naive, source time", "fixed point")
-    for name, value in (("S", 4), ("scale", 1.0), ("picture", 2), ("method", "naive, source time"),
-                        ("method", "fixed point")):
+    for name, value in (
+        ("S", 4),
+        ("scale", 1.0),
+        ("picture", 2),
+        ("method", "naive, source time"),
+        ("method", "fixed point"),
+    ):
         before, picture_before = len(asked), picture.value
         controls[name].value = value
         assert len(asked) > before and picture.value != picture_before, name

@@ -1,4 +1,5 @@
-"""Loading models: what is read is what was saved, and damaged weights are refused by name and reason."""
+"""Loading models: what is read is what was saved, and damaged weights are refused by name and
+reason."""
 
 import json
 import os
@@ -24,9 +25,18 @@ PIXELS = torch.arange(5 * 64, dtype=torch.int64).remainder(256).to(torch.uint8).
 
 def build(folder: Path) -> UNet2DModel:
     torch.manual_seed(1)
-    net = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1,
-                      norm_num_groups=4, down_block_types=("DownBlock2D", "DownBlock2D"),
-                      up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=4, attention_head_dim=4).eval()
+    net = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        num_class_embeds=4,
+        attention_head_dim=4,
+    ).eval()
     net.save_pretrained(folder / "unet")
     DDIMScheduler(1000, clip_sample=False).save_pretrained(folder / "scheduler")
     for name, time in (("classifier", False), ("noisy_classifier", True)):
@@ -92,15 +102,22 @@ def reshape(folder: Path) -> None:
     edit(folder / UNET, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(9)}))
 
 
-DAMAGE = {truncate: "truncated", flip: "changed, its sha256", nan: "conv_in.weight holds NaN", remove_file: "missing",
-          remove_key: "lacks conv_out.bias", pickle: "pickled diffusion_pytorch_model.bin",
-          reshape: r"conv_in.bias has shape \(9,\)"}
+DAMAGE = {
+    truncate: "truncated",
+    flip: "changed, its sha256",
+    nan: "conv_in.weight holds NaN",
+    remove_file: "missing",
+    remove_key: "lacks conv_out.bias",
+    pickle: "pickled diffusion_pytorch_model.bin",
+    reshape: r"conv_in.bias has shape \(9,\)",
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("card", ["stale", "renewed", "none"])
 def test_damaged_weights_are_refused(folder, damage, card):
-    """With the card of the sound weights, with a card that vouches for the damaged ones, and without a card."""
+    """With the card of the sound weights, with a card that vouches for the damaged ones, and
+    without a card."""
     damage(folder)
     if card == "renewed":
         zoo.write_card(folder, {"name": "tiny"})
@@ -130,8 +147,14 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused(folder):
 @pytest.mark.parametrize("length", [0x4B50, 0x0280])
 def test_a_header_length_that_looks_like_a_pickle_is_read(tmp_path, length):
     """The first two bytes of these sound files are those of a zip and of a pickle."""
-    head = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
-    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", length) + head + struct.pack("<f", 1.5))
+    head = (
+        json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+        .encode()
+        .ljust(length)
+    )
+    (tmp_path / "x.safetensors").write_bytes(
+        struct.pack("<Q", length) + head + struct.pack("<f", 1.5)
+    )
     assert zoo._tensors(tmp_path / "x.safetensors")["x"].item() == 1.5
 
 
@@ -143,8 +166,11 @@ def test_the_network_schedule_and_examples_are_those_saved(original, device):
     assert bundle.name == "tiny" and bundle.shape == (1, 8, 8) and bundle.device == device
     x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 900])
     with torch.no_grad():
-        for model, labels in ((bundle.model, [3, 3]), (bundle.conditional(1), [1, 1]),
-                              (bundle.conditional(torch.tensor([0, 2])), [0, 2])):
+        for model, labels in (
+            (bundle.model, [3, 3]),
+            (bundle.conditional(1), [1, 1]),
+            (bundle.conditional(torch.tensor([0, 2])), [0, 2]),
+        ):
             wanted = net(x_t, t - 1, torch.tensor(labels)).sample
             torch.testing.assert_close(model(x_t.to(device), t.to(device)).cpu(), wanted)
     assert torch.equal(bundle.schedule.alpha_bar[1:], DDIMScheduler(1000).alphas_cumprod.double())
@@ -154,7 +180,11 @@ def test_the_network_schedule_and_examples_are_those_saved(original, device):
 
 
 def test_both_classifiers_are_those_saved(original):
-    bundle, x, t = zoo.load(original[0], device="cpu"), torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
+    bundle, x, t = (
+        zoo.load(original[0], device="cpu"),
+        torch.randn(2, 1, 8, 8),
+        torch.tensor([3, 700]),
+    )
     torch.testing.assert_close(bundle.classifier(x), classifier(time=False)(x))
     torch.testing.assert_close(bundle.noisy_classifier(x, t), classifier(time=True)(x, t))
     assert bundle.classifier is bundle.classifier
@@ -163,13 +193,19 @@ def test_both_classifiers_are_those_saved(original):
 def test_dtype_is_that_of_the_network_alone(original):
     bundle = zoo.load(original[0], dtype=torch.bfloat16)
     assert {p.dtype for p in bundle.unet.parameters()} == {torch.bfloat16}
-    assert bundle.model(torch.zeros(1, *bundle.shape, device=bundle.device),
-                        torch.tensor([9], device=bundle.device)).dtype == torch.float32
+    assert (
+        bundle.model(
+            torch.zeros(1, *bundle.shape, device=bundle.device),
+            torch.tensor([9], device=bundle.device),
+        ).dtype
+        == torch.float32
+    )
     with pytest.raises(TypeError, match=r"dtype: .*int64"):
         zoo.load(original[0], dtype=torch.int64)
     assert zoo._dtype(True, torch.device("cuda")) == torch.float16
-    assert {zoo._dtype(latent, torch.device(name)) for latent, name in ((True, "cpu"), (False, "cuda"))} == {
-        torch.float32}
+    assert {
+        zoo._dtype(latent, torch.device(name)) for latent, name in ((True, "cpu"), (False, "cuda"))
+    } == {torch.float32}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -183,7 +219,9 @@ def test_half_precision_weights_become_float32(folder):
     sound = load_file(folder / UNET)
     save_file({key: value.half() for key, value in sound.items()}, folder / UNET)
     weights = dict(zoo.load(folder, device="cpu").unet.named_parameters())
-    torch.testing.assert_close(weights["conv_in.weight"], sound["conv_in.weight"].half().float(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        weights["conv_in.weight"], sound["conv_in.weight"].half().float(), rtol=0, atol=0
+    )
 
 
 def test_a_card_lists_the_sha256_of_every_file(original):
@@ -192,10 +230,21 @@ def test_a_card_lists_the_sha256_of_every_file(original):
     folder, _ = original
     card = json.loads((folder / "card.json").read_text())
     assert card["title"] == "a random network"
-    assert card["files"].keys() == {UNET, "unet/config.json", "scheduler/scheduler_config.json", "examples.safetensors",
-                                    "classifier/config.json", "classifier/model.safetensors",
-                                    "noisy_classifier/config.json", "noisy_classifier/model.safetensors"}
-    assert card["files"][UNET] == hashlib.sha256((folder / UNET).read_bytes()).hexdigest() == zoo.load(folder).sha256
+    assert card["files"].keys() == {
+        UNET,
+        "unet/config.json",
+        "scheduler/scheduler_config.json",
+        "examples.safetensors",
+        "classifier/config.json",
+        "classifier/model.safetensors",
+        "noisy_classifier/config.json",
+        "noisy_classifier/model.safetensors",
+    }
+    assert (
+        card["files"][UNET]
+        == hashlib.sha256((folder / UNET).read_bytes()).hexdigest()
+        == zoo.load(folder).sha256
+    )
     assert zoo.verify(folder) == card
 
 
@@ -211,18 +260,38 @@ def test_files_that_the_card_does_not_vouch_for_are_refused(folder):
         zoo.load(folder)
 
 
-@pytest.mark.parametrize(("path", "content", "said"), [
-    ("card.json", "{}", 'lists no "files"'), ("card.json", "{", "not a readable JSON"),
-    ("card.json", '{"files": ["unet"]}', 'lists no "files"'), ("card.json", "[]", "holds a list, wanted an object"),
-    ("card.json", '{"files": {"unet": ""}}', "unet: missing, but listed in card.json"),
-    ("scheduler/scheduler_config.json", "[]", "holds a list"),
-    ("model_index.json", '{"_class_name": "StableDiffusionXLPipeline"}', "a StableDiffusionXLPipeline, wanted a Stab"),
-    ("model_index.json", "{}", "describes a None"),
-    ("unet/config.json", '{"_class_name": "UNet2DConditionModel"}', "wanted a UNet2DModel"),
-    ("unet/config.json", '{"_class_name": "UNet2DModel", "down_block_types": ["Bogus"], "up_block_types": ["Bogus"], '
-                         '"block_out_channels": [8]}', "no network can be built"),
-    ("scheduler/scheduler_config.json", '{"prediction_type": "v_prediction"}', "wanted 'epsilon'"),
-    ("classifier/config.json", '{"klasses": 3}', "klasses")])
+@pytest.mark.parametrize(
+    ("path", "content", "said"),
+    [
+        ("card.json", "{}", 'lists no "files"'),
+        ("card.json", "{", "not a readable JSON"),
+        ("card.json", '{"files": ["unet"]}', 'lists no "files"'),
+        ("card.json", "[]", "holds a list, wanted an object"),
+        ("card.json", '{"files": {"unet": ""}}', "unet: missing, but listed in card.json"),
+        ("scheduler/scheduler_config.json", "[]", "holds a list"),
+        (
+            "model_index.json",
+            '{"_class_name": "StableDiffusionXLPipeline"}',
+            "a StableDiffusionXLPipeline, wanted a Stab",
+        ),
+        ("model_index.json", "{}", "describes a None"),
+        ("unet/config.json", '{"_class_name": "UNet2DConditionModel"}', "wanted a UNet2DModel"),
+        (
+            "unet/config.json",
+            (
+                '{"_class_name": "UNet2DModel", "down_block_types": ["Bogus"], "up_block_types":'
+                ' ["Bogus"], "block_out_channels": [8]}'
+            ),
+            "no network can be built",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            '{"prediction_type": "v_prediction"}',
+            "wanted 'epsilon'",
+        ),
+        ("classifier/config.json", '{"klasses": 3}', "klasses"),
+    ],
+)
 def test_other_broken_files_are_refused(folder, path, content, said):
     if path != "card.json":
         (folder / "card.json").unlink()
@@ -264,16 +333,25 @@ def test_the_environment_variable_is_the_default(original, monkeypatch):
 
 @pytest.fixture(scope="module")
 def saved_pipeline(tmp_path_factory) -> tuple[Path, StableDiffusionPipeline]:
-    """A folder in Stable Diffusion's format, with a scheduler that SD 1.x has, and the pipeline saved there."""
+    """A folder in Stable Diffusion's format, with a scheduler that SD 1.x has, and the pipeline
+    saved there."""
     folder = tmp_path_factory.mktemp("pipelines") / "sd"
     pipe = tiny_pipeline(folder / "tokenizer")
-    pipe.scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
-                                   skip_prk_steps=True, set_alpha_to_one=False)  # its configuration says no clip_sample
+    pipe.scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+    )  # its configuration says no clip_sample
     pipe.save_pretrained(folder, safe_serialization=True)
     return folder, pipe
 
 
-def test_the_setting_is_for_models_of_its_own_kind(saved_pipeline, original, tmp_path, monkeypatch, capsys):
+def test_the_setting_is_for_models_of_its_own_kind(
+    saved_pipeline, original, tmp_path, monkeypatch, capsys
+):
     latent_folder, pixel_folder = saved_pipeline[0], original[0]
     for name, folder in (("fashion", pixel_folder), ("emoji", latent_folder)):
         (tmp_path / name).symlink_to(folder)
@@ -298,25 +376,37 @@ def pipeline_folder(saved_pipeline, tmp_path) -> Path:
 def test_a_pipeline_is_the_one_saved_with_a_ddim_scheduler(saved_pipeline):
     folder, pipe = saved_pipeline
     with warnings.catch_warnings():
-        warnings.simplefilter("error", FutureWarning)  # diffusers': a scheduler that would clip the latents
+        warnings.simplefilter(
+            "error", FutureWarning
+        )  # diffusers': a scheduler that would clip the latents
         bundle = zoo.load(folder, device="cpu")
-    assert isinstance(bundle, zoo.LatentBundle) and bundle.name == "sd" and bundle.shape == (4, 8, 8)
+    assert (
+        isinstance(bundle, zoo.LatentBundle) and bundle.name == "sd" and bundle.shape == (4, 8, 8)
+    )
     z_t, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 3])
     with torch.no_grad():
         for scale in (1.0, 4.0):
-            torch.testing.assert_close(bundle.space("two blue fish", scale=scale).model(z_t, t),
-                                       latent.from_pipeline(pipe, "two blue fish", scale=scale).model(z_t, t))
-        torch.testing.assert_close(bundle.model(z_t, t), latent.from_pipeline(pipe, "", scale=1.0).model(z_t, t))
+            torch.testing.assert_close(
+                bundle.space("two blue fish", scale=scale).model(z_t, t),
+                latent.from_pipeline(pipe, "two blue fish", scale=scale).model(z_t, t),
+            )
+        torch.testing.assert_close(
+            bundle.model(z_t, t), latent.from_pipeline(pipe, "", scale=1.0).model(z_t, t)
+        )
         torch.testing.assert_close(bundle.space("").decode(z_t), pipe.vae.decode(z_t / 0.3).sample)
     assert bundle.space("").times(50) == [*range(982, 21, -20), 2, 1]  # SD 1.x's own grid
     assert not any(p.requires_grad for p in bundle.pipe.unet.parameters())
     assert bundle.pipe.scheduler.config.clip_sample is False
     half = zoo.load(folder, "cpu", torch.bfloat16)
-    assert {half.pipe.unet.dtype, half.pipe.vae.dtype, half.pipe.text_encoder.dtype} == {torch.bfloat16}
+    assert {half.pipe.unet.dtype, half.pipe.vae.dtype, half.pipe.text_encoder.dtype} == {
+        torch.bfloat16
+    }
 
 
 @pytest.mark.parametrize("part", [zoo.UNET, zoo.VAE, zoo.TEXT_ENCODER])
-@pytest.mark.parametrize("damage", ["truncated", "changed", "NaN", "missing", "lacks", "pickled", "shape"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "changed", "NaN", "missing", "lacks", "pickled", "shape"]
+)
 def test_a_damaged_pipeline_is_refused(pipeline_folder, part, damage):
     path = pipeline_folder / part
     first = sorted(load_file(path))[0]
@@ -337,7 +427,11 @@ def test_a_damaged_pipeline_is_refused(pipeline_folder, part, damage):
         if damage == "pickled":
             torch.save(load_file(path), path.with_suffix(".bin"))
         path.unlink()
-    said = {"changed": "changed, its sha256", "shape": "does not fit", "pickled": "there is a pickled"}
+    said = {
+        "changed": "changed, its sha256",
+        "shape": "does not fit",
+        "pickled": "there is a pickled",
+    }
     with pytest.raises(ValueError, match=said.get(damage, damage)) as refusal:
         zoo.load(pipeline_folder)
     assert part in str(refusal.value)
@@ -366,14 +460,29 @@ def smaller_text_encoder(folder: Path) -> None:
     config = json.loads(path.read_text())
     rows = config["vocab_size"] // 2
     path.write_text(json.dumps(config | {"vocab_size": rows}))
-    edit(folder / zoo.TEXT_ENCODER, lambda tensors: tensors.update(
-        {key: value[:rows].clone() for key, value in tensors.items() if "token_embedding" in key}))
+    edit(
+        folder / zoo.TEXT_ENCODER,
+        lambda tensors: tensors.update(
+            {
+                key: value[:rows].clone()
+                for key, value in tensors.items()
+                if "token_embedding" in key
+            }
+        ),
+    )
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    (no_vocabulary, r"vocab\.json: missing"), (broken_vocabulary, "tokenizer: cannot be read"),
-    (no_tokenizer, r"tokenizer_config\.json: missing"), (longer_prompts, r"prompts of 77, where .* takes 24"),
-    (smaller_text_encoder, r"tokenizer: \d+ tokens, .* knows \d+")], ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (no_vocabulary, r"vocab\.json: missing"),
+        (broken_vocabulary, "tokenizer: cannot be read"),
+        (no_tokenizer, r"tokenizer_config\.json: missing"),
+        (longer_prompts, r"prompts of 77, where .* takes 24"),
+        (smaller_text_encoder, r"tokenizer: \d+ tokens, .* knows \d+"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_a_tokenizer_that_would_misread_the_prompts_is_refused(pipeline_folder, damage, said):
     damage(pipeline_folder)
     with pytest.raises(ValueError, match=said):
@@ -382,7 +491,8 @@ def test_a_tokenizer_that_would_misread_the_prompts_is_refused(pipeline_folder, 
 
 @pytest.fixture
 def cache(saved_pipeline, tmp_path, monkeypatch) -> Path:
-    """An empty local cache of the hub, and no network: sockets are refused while testing, and nothing else stops it."""
+    """An empty local cache of the hub, and no network: sockets are refused while testing, and
+    nothing else stops it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(zoo, "_NOTICED", set())
@@ -399,7 +509,9 @@ def cached(cache: Path, original: Path, name: str = "sd-v1-4") -> Path:
 
 @pytest.mark.parametrize("name", ["sd-v1-4", "somebody/something"])
 def test_a_hub_model_that_is_not_cached_is_refused_with_the_way_out(cache, name, monkeypatch):
-    with pytest.raises(ValueError, match=r"not in the cache .*the network was not used.*download=True.*'emoji'") as no:
+    with pytest.raises(
+        ValueError, match=r"not in the cache .*the network was not used.*download=True.*'emoji'"
+    ) as no:
         zoo.load(name)
     assert isinstance(no.value.__cause__, LocalEntryNotFoundError)
     for choice in ({"download": True}, {}):
@@ -422,7 +534,9 @@ def reached_for_the_network(error: BaseException | None) -> bool:
 def test_a_download_that_was_cut_short_is_completed(cache, saved_pipeline, part, monkeypatch):
     folder = cached(cache, saved_pipeline[0])
     shutil.rmtree(folder / part)
-    with pytest.raises(ValueError, match=rf"as a whole \(it lacks {part}/.*network was not used.*download=True"):
+    with pytest.raises(
+        ValueError, match=rf"as a whole \(it lacks {part}/.*network was not used.*download=True"
+    ):
         zoo.load("sd-v1-4", device="cpu")
     with pytest.raises(ValueError, match="the download failed") as no:
         zoo.load("sd-v1-4", device="cpu", download=True)
@@ -441,7 +555,9 @@ def test_a_repository_without_safetensors_is_refused(cache, saved_pipeline, monk
     folder = cached(cache, saved_pipeline[0])
     (folder / zoo.UNET).unlink()
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda **asked: str(folder))
-    with pytest.raises(ValueError, match=r"the hub has no unet/diffusion.*wanted a StableDiffusionPipeline"):
+    with pytest.raises(
+        ValueError, match=r"the hub has no unet/diffusion.*wanted a StableDiffusionPipeline"
+    ):
         zoo.load("sd-v1-4", device="cpu", download=True)
 
 
@@ -453,10 +569,14 @@ def test_all_that_a_pipeline_needs_is_asked_of_the_hub(saved_pipeline, tmp_path)
             (tmp_path / "sd" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, tmp_path / "sd" / name)
     assert zoo.load(tmp_path / "sd", device="cpu").shape == (4, 8, 8)
-    assert not any(fnmatch("unet/diffusion_pytorch_model.bin", pattern) for pattern in zoo._HUB_FILES)
+    assert not any(
+        fnmatch("unet/diffusion_pytorch_model.bin", pattern) for pattern in zoo._HUB_FILES
+    )
 
 
-def test_a_cached_model_loads_at_its_pinned_revision_and_shows_its_licence_once(cache, saved_pipeline, capsys):
+def test_a_cached_model_loads_at_its_pinned_revision_and_shows_its_licence_once(
+    cache, saved_pipeline, capsys
+):
     alias, folder = zoo.ALIASES["sd-v1-4"], cached(cache, saved_pipeline[0])
     for name in ("sd-v1-4", alias.hub_id):
         bundle = zoo.load(name, device="cpu")

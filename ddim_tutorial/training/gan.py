@@ -2,8 +2,9 @@
 
     python -m ddim_tutorial.training.gan [--data FOLDER]
 
-Trains generator and discriminator in runs/fashion/gan, goes on from the last checkpoint if it was stopped, and exports
-the generator's moving average (fp16 safetensors) with its card and samples into ddim_tutorial/zoo/fashion_gan.
+Trains generator and discriminator in runs/fashion/gan, goes on from the last checkpoint if it was
+stopped, and exports the generator's moving average (fp16 safetensors) with its card and samples
+into ddim_tutorial/zoo/fashion_gan.
 """
 
 import argparse
@@ -28,15 +29,19 @@ SAMPLES, FOUND = 100, 100  # pictures in samples.png; test pictures whose code i
 
 
 def new_discriminator(widths: tuple[int, ...] = (32, 64, 128), size: int = 32) -> nn.Module:
-    """x (B, 1, size, size) -> logit (B, 1), with spectral normalisation (Miyato et al. 2018, arXiv:1802.05957)."""
+    """x (B, 1, size, size) -> logit (B, 1), with spectral normalisation (Miyato et al. 2018,
+    arXiv:1802.05957)."""
     layers: list[nn.Module] = []
     for a, b in zip((1, *widths), widths, strict=False):
         layers += [spectral_norm(nn.Conv2d(a, b, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Flatten(), spectral_norm(nn.Linear(widths[-1] * (size >> len(widths))**2, 1)))
+    return nn.Sequential(
+        *layers, nn.Flatten(), spectral_norm(nn.Linear(widths[-1] * (size >> len(widths)) ** 2, 1))
+    )
 
 
 class Pair(nn.Module):
-    """Both networks as one module, so that one loop, one optimiser and one checkpoint serve both."""
+    """Both networks as one module, so that one loop, one optimiser and one checkpoint serve
+    both."""
 
     def __init__(self, generator: Generator, discriminator: nn.Module):
         super().__init__()
@@ -44,8 +49,9 @@ class Pair(nn.Module):
 
 
 def gan_loss(pair: Pair, images: Tensor, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """The non-saturating losses of both (Goodfellow et al. 2014, arXiv:1406.2661), each blind to the other's weights:
-    the discriminator gets the fake pictures, and the generator the discriminator's weights, without a gradient."""
+    """The non-saturating losses of both (Goodfellow et al. 2014, arXiv:1406.2661), each blind to
+    the other's weights: the discriminator gets the fake pictures, and the generator the
+    discriminator's weights, without a gradient."""
     real = from_uint8(images[torch.randint(len(images), (batch,))])
     fake = pair.generator(torch.randn(batch, pair.generator.config["latent"]))
     judge = pair.discriminator
@@ -58,8 +64,17 @@ def gan_loss(pair: Pair, images: Tensor, batch: int) -> tuple[Tensor, dict[str, 
 def train(data: Path, runs: Path, steps: int) -> None:
     torch.manual_seed(0)
     pair = Pair(Generator(), new_discriminator())
-    settings = Settings(steps=steps, lr=4e-4, warmup=100, decay_from=0.5, betas=(0.5, 0.99), weight_decay=0.0,
-                        clip=100.0, ema=0.995, save_minutes=2)
+    settings = Settings(
+        steps=steps,
+        lr=4e-4,
+        warmup=100,
+        decay_from=0.5,
+        betas=(0.5, 0.99),
+        weight_decay=0.0,
+        clip=100.0,
+        ema=0.995,
+        save_minutes=2,
+    )
 
     def look(ema: Pair, step: int) -> None:
         write_grid(draw(ema.generator), runs / "gan" / "samples.png", columns=10)
@@ -70,18 +85,31 @@ def train(data: Path, runs: Path, steps: int) -> None:
     generator.save(ZOO)
     write_grid(draw(generator), ZOO / "samples.png", columns=10)
     last = json.loads((runs / "gan" / "log.jsonl").read_text().splitlines()[-1])
-    zoo.write_card(ZOO, {
-        "name": "fashion_gan", "title": "A small GAN on Fashion-MNIST, 32 x 32, without labels",
-        "data": "the 60,000 training pictures of Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747)",
-        "licence": "weights MIT; trained on Fashion-MNIST, MIT, Copyright 2017 Zalando SE",
-        "command": "python -m ddim_tutorial.training.gan",
-        "training": {"steps": last["step"], "hours": round(last["seconds"] / 3600, 2)},
-        "parameters": sum(p.numel() for p in generator.parameters()), "quality": quality(data)})
+    zoo.write_card(
+        ZOO,
+        {
+            "name": "fashion_gan",
+            "title": "A small GAN on Fashion-MNIST, 32 x 32, without labels",
+            "data": (
+                "the 60,000 training pictures of Fashion-MNIST (Xiao, Rasul & Vollgraf 2017,"
+                " arXiv:1708.07747)"
+            ),
+            "licence": "weights MIT; trained on Fashion-MNIST, MIT, Copyright 2017 Zalando SE",
+            "command": "python -m ddim_tutorial.training.gan",
+            "training": {"steps": last["step"], "hours": round(last["seconds"] / 3600, 2)},
+            "parameters": sum(p.numel() for p in generator.parameters()),
+            "quality": quality(data),
+        },
+    )
 
 
 def draw(generator: Generator) -> Tensor:
     with torch.no_grad():
-        return generator(torch.randn(SAMPLES, generator.config["latent"], generator=torch.Generator().manual_seed(0)))
+        return generator(
+            torch.randn(
+                SAMPLES, generator.config["latent"], generator=torch.Generator().manual_seed(0)
+            )
+        )
 
 
 def quality(data: Path) -> dict[str, float]:
@@ -89,18 +117,27 @@ def quality(data: Path) -> dict[str, float]:
     x_0 = from_uint8(read_data(data, "test")[0][:FOUND])
     found = search_code(zoo.load_generator(ZOO), x_0)
     psnr = 10 * torch.log10(4 / found.mse)
-    figures = {f"PSNR in dB of the codes found for {FOUND} test pictures, best of 4 starts of 200 steps, mean":
-               psnr.amax(1).mean().item(),
-               "the same, worst picture": psnr.amax(1).min().item(),
-               "best start minus worst start, dB, mean": (psnr.amax(1) - psnr.amin(1)).mean().item()}
+    figures = {
+        f"PSNR in dB of the codes found for {FOUND} test pictures, best of 4 starts of 200 steps, mean": (
+            psnr.amax(1).mean().item()
+        ),
+        "the same, worst picture": psnr.amax(1).min().item(),
+        "best start minus worst start, dB, mean": (psnr.amax(1) - psnr.amin(1)).mean().item(),
+    }
     print(json.dumps(figures, indent=2))
     return {name: round(value, 2) for name, value in figures.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with Fashion-MNIST's four .gz files")
-    parser.add_argument("--runs", type=Path, default=Path("runs/fashion"), help="folder of the checkpoints and logs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="folder with Fashion-MNIST's four .gz files"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/fashion"), help="folder of the checkpoints and logs"
+    )
     parser.add_argument("--steps", type=int, default=4000, help="optimiser updates")
     arguments = parser.parse_args()
     train(arguments.data, arguments.runs, arguments.steps)

@@ -1,8 +1,10 @@
-"""The one training loop behind every recipe: AdamW or Muon, EMA, gradient clipping, a log, a run that survives a kill.
+"""The one training loop behind every recipe: AdamW or Muon, EMA, gradient clipping, a log, a run
+that survives a kill.
 
-A run lives in a folder: ``state.safetensors`` (weights, EMA, optimiser and step together, replaced atomically),
-``log.jsonl`` (one line every ``log_every`` steps) and ``curve.png``. The random numbers of step k depend on
-(seed, k, process) alone, so a resumed run repeats an uninterrupted one bit for bit.
+A run lives in a folder: ``state.safetensors`` (weights, EMA, optimiser and step together, replaced
+atomically), ``log.jsonl`` (one line every ``log_every`` steps) and ``curve.png``. The random
+numbers of step k depend on (seed, k, process) alone, so a resumed run repeats an uninterrupted one
+bit for bit.
 """
 
 import json
@@ -27,8 +29,9 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast to train. ``steps`` counts optimiser updates; the rate warms up linearly over
-    ``warmup`` steps, stays at ``lr`` and falls from ``decay_from * steps`` to ``final * lr`` along a cosine."""
+    """How long and how fast to train. ``steps`` counts optimiser updates; the rate warms up
+    linearly over ``warmup`` steps, stays at ``lr`` and falls from ``decay_from * steps`` to ``final
+    * lr`` along a cosine."""
 
     steps: int
     lr: float
@@ -57,7 +60,11 @@ def mixed_precision() -> str:
     """'bf16' where the hardware multiplies bf16 natively, else 'no'."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return "bf16" if torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX") and _cpu_has_bf16() else "no"
+    return (
+        "bf16"
+        if torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX") and _cpu_has_bf16()
+        else "no"
+    )
 
 
 def _cpu_has_bf16() -> bool:
@@ -66,26 +73,32 @@ def _cpu_has_bf16() -> bool:
 
 
 def warm_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    """The moving average of AveragedModel with the decay min(decay, (1 + n) / (10 + n)) at its n-th update: at 0.999
-    the random first weights would otherwise still make up 6 % of the average after 2,800 steps."""
+    """The moving average of AveragedModel with the decay min(decay, (1 + n) / (10 + n)) at its n-th
+    update: at 0.999 the random first weights would otherwise still make up 6 % of the average after
+    2,800 steps."""
+
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         n = int(count)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, count)
+
     return update
 
 
 def as_matrix(x: Tensor, like: Tensor) -> Tensor:
-    """A convolution's weight or gradient x: (out, in, h, w), as (out, h * w * in) or (out, in * h * w), in the order in
-    which the weight ``like`` lies in memory."""
+    """A convolution's weight or gradient x: (out, in, h, w), as (out, h * w * in) or (out, in * h *
+    w), in the order in which the weight ``like`` lies in memory."""
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
         x = x.permute(0, 2, 3, 1)
     return x.reshape(len(x), -1)
 
 
-def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """U V^T of a matrix U S V^T, (m, n), with singular values of 0.7 to 1.2 in place of 1: Newton-Schulz iterations, in
-    bf16 only where the hardware multiplies it. (torch's own always are, which makes them a hundred times slower than
-    float32 on a processor that has to emulate it.)"""
+def orthogonal(
+    matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """U V^T of a matrix U S V^T, (m, n), with singular values of 0.7 to 1.2 in place of 1:
+    Newton-Schulz iterations, in bf16 only where the hardware multiplies it. (torch's own always
+    are, which makes them a hundred times slower than float32 on a processor that has to emulate
+    it.)"""
     a, b, c = coefficients
     x = matrix.to(torch.bfloat16 if mixed_precision() == "bf16" else torch.float32)
     wide = len(x) <= x.size(1)
@@ -98,17 +111,30 @@ def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: 
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) with torch's defaults, for convolutions as
-    well: each update is orthogonalised, so that what few examples ask for moves the weights as much as what many do."""
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) with torch's defaults,
+    for convolutions as
+    well: each update is orthogonalised, so that what few examples ask for moves the weights as much
+    as what many do."""
 
     def __init__(self, weights: list[Tensor], lr: float, weight_decay: float):
         self.weights = weights
         matrices = [nn.Parameter(as_matrix(weight.detach(), weight)) for weight in weights]
         for matrix, weight in zip(matrices, weights, strict=True):
             if matrix.data_ptr() != weight.data_ptr():
-                raise ValueError(f"a weight of shape {tuple(weight.shape)} does not lie in memory as a matrix")
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95, "ns_steps": 5,
-                                    "ns_coefficients": (3.4445, -4.775, 2.0315), "eps": 1e-7})
+                raise ValueError(
+                    f"a weight of shape {tuple(weight.shape)} does not lie in memory as a matrix"
+                )
+        super().__init__(
+            matrices,
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "momentum": 0.95,
+                "ns_steps": 5,
+                "ns_coefficients": (3.4445, -4.775, 2.0315),
+                "eps": 1e-7,
+            },
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -119,16 +145,29 @@ class Muon(torch.optim.Optimizer):
             gradient = as_matrix(weight.grad, weight)
             momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(gradient))
             momentum.lerp_(gradient, 1 - group["momentum"])
-            update = orthogonal(gradient.lerp(momentum, group["momentum"]),
-                                group["ns_coefficients"], group["ns_steps"], group["eps"])
+            update = orthogonal(
+                gradient.lerp(momentum, group["momentum"]),
+                group["ns_coefficients"],
+                group["ns_steps"],
+                group["eps"],
+            )
             matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            matrix.sub_(update, alpha=group["lr"] * 0.2 * max(matrix.shape) ** 0.5)  # as large as AdamW's, roughly
+            matrix.sub_(
+                update, alpha=group["lr"] * 0.2 * max(matrix.shape) ** 0.5
+            )  # as large as AdamW's, roughly
 
 
-def build_optimizers(model: nn.Module, settings: Settings, matrices: Collection[str] = ()) -> Optimizers:
+def build_optimizers(
+    model: nn.Module, settings: Settings, matrices: Collection[str] = ()
+) -> Optimizers:
     """AdamW, and Muon for the parameters that are named in ``matrices``, at one learning rate."""
-    adamw = torch.optim.AdamW([p for name, p in model.named_parameters() if name not in matrices], lr=settings.lr,
-                              betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+    adamw = torch.optim.AdamW(
+        [p for name, p in model.named_parameters() if name not in matrices],
+        lr=settings.lr,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
     if not matrices:
         return {"optimizer": adamw}
     weights = [p for name, p in model.named_parameters() if name in matrices]
@@ -141,32 +180,51 @@ def _flatten(model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> di
     for name, optimizer in optimizers.items():
         for i, entry in optimizer.state_dict()["state"].items():
             parts |= {f"{name}.{i}.{k}": v for k, v in entry.items()}
-    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in parts.items()}
+    return {
+        k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in parts.items()
+    }
 
 
-def save_state(path: Path, step: int, seconds: float, model: nn.Module, ema: AveragedModel,
-               optimizers: Optimizers) -> None:
+def save_state(
+    path: Path,
+    step: int,
+    seconds: float,
+    model: nn.Module,
+    ema: AveragedModel,
+    optimizers: Optimizers,
+) -> None:
     """Write everything a resumed run needs to one file, by a temporary name and a rename."""
     temporary = path.with_suffix(".tmp")
-    save_file(_flatten(model, ema, optimizers), temporary, metadata={"step": str(step), "seconds": str(seconds)})
+    save_file(
+        _flatten(model, ema, optimizers),
+        temporary,
+        metadata={"step": str(step), "seconds": str(seconds)},
+    )
     os.replace(temporary, path)
 
 
 def finished(path: Path) -> tuple[int, float]:
-    """Steps and seconds of training in :func:`save_state`'s file. ValueError for one that is damaged."""
+    """Steps and seconds of training in :func:`save_state`'s file. ValueError for one that is
+    damaged."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
     except SafetensorError as error:
-        raise ValueError(f"{path}: truncated or damaged ({error}); put a copy back, or remove the run's folder and "
-                         "begin anew") from error
+        raise ValueError(
+            f"{path}: truncated or damaged ({error}); put a copy back, or remove the run's folder"
+            " and begin anew"
+        ) from error
     return int(metadata["step"]), float(metadata.get("seconds", 0))
 
 
-def load_state(path: Path, model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> tuple[int, float]:
+def load_state(
+    path: Path, model: nn.Module, ema: AveragedModel, optimizers: Optimizers
+) -> tuple[int, float]:
     """Read :func:`save_state`'s file back into these objects; return its steps and seconds."""
     done = finished(path)
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}} | {name: {} for name in optimizers}
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}} | {
+        name: {} for name in optimizers
+    }
     with safe_open(path, "pt") as file:
         for key in file.keys():
             room, name = key.split(".", 1)
@@ -184,11 +242,14 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, entries: dict[str, Tensor]
     for key, value in entries.items():
         index, name = key.split(".", 1)
         like = parameters[int(index)]
-        # fused AdamW walks weight and moments as flat memory: channels_last weights need channels_last moments
+        # fused AdamW walks weight and moments as flat memory: channels_last weights need
+        # channels_last moments
         if value.shape == like.shape:
             value = torch.empty_like(like, device="cpu").copy_(value)
         state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
 
 
 def _seed_step(seed: int, step: int, process: int) -> None:
@@ -196,8 +257,8 @@ def _seed_step(seed: int, step: int, process: int) -> None:
 
 
 def _trim_log(path: Path, step: int) -> list[dict]:
-    """Keep the log's lines up to ``step``: what came after the checkpoint will be computed again. A line that a kill
-    cut short ends what is kept."""
+    """Keep the log's lines up to ``step``: what came after the checkpoint will be computed again. A
+    line that a kill cut short ends what is kept."""
     kept = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -219,25 +280,39 @@ def _write_settings(path: Path, settings: Settings) -> None:
     path.write_text(json.dumps(new, indent=2) + "\n")
 
 
-def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Settings, *, precision: str | None = None,
-        on_save: Callable[[nn.Module, int], None] | None = None, matrices: Collection[str] = ()) -> nn.Module:
+def fit(
+    model: nn.Module,
+    loss_fn: LossFn,
+    folder: str | Path,
+    settings: Settings,
+    *,
+    precision: str | None = None,
+    on_save: Callable[[nn.Module, int], None] | None = None,
+    matrices: Collection[str] = (),
+) -> nn.Module:
     """Train ``model`` and return its exponential moving average (on the CPU, float32, eval mode).
 
-    ``loss_fn(model) -> (loss, figures)`` draws its own batch from torch's global generator, which is seeded anew
-    every step; ``figures`` are scalars for the log. ``folder`` holds the run: if it has a state, training goes on
-    from there. ``on_save(ema_model, step)`` runs after every checkpoint (pictures to look at). ``matrices`` names the
-    parameters that Muon updates; AdamW has the rest.
+    ``loss_fn(model) -> (loss, figures)`` draws its own batch from torch's global generator, which
+    is seeded anew every step; ``figures`` are scalars for the log. ``folder`` holds the run: if it
+    has a state, training goes on from there. ``on_save(ema_model, step)`` runs after every
+    checkpoint (pictures to look at). ``matrices`` names the parameters that Muon updates; AdamW has
+    the rest.
 
-    Raises FloatingPointError for a loss that is not finite, before anything is saved; ValueError for a damaged state.
+    Raises FloatingPointError for a loss that is not finite, before anything is saved; ValueError
+    for a damaged state.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=mixed_precision() if precision is None else precision)
     model.train()
-    ema = AveragedModel(model, multi_avg_fn=warm_ema(settings.ema), use_buffers=True).requires_grad_(False)
+    ema = AveragedModel(
+        model, multi_avg_fn=warm_ema(settings.ema), use_buffers=True
+    ).requires_grad_(False)
     ema = ema.to(accelerator.device)
     net = accelerator.prepare(model)
-    optimizers = build_optimizers(model, settings, matrices)  # on the device: Muon's matrices share the weights' memory
+    optimizers = build_optimizers(
+        model, settings, matrices
+    )  # on the device: Muon's matrices share the weights' memory
     steppers = [accelerator.prepare(optimizer) for optimizer in optimizers.values()]
     state, log = folder / "state.safetensors", folder / "log.jsonl"
     first, spent = load_state(state, model, ema, optimizers) if state.exists() else (0, 0.0)
@@ -247,8 +322,13 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
         _write_settings(folder / "settings.json", settings)
     started = saved = time.monotonic()
     window: dict[str, list[Tensor]] = {}
-    bar = tqdm(range(first, settings.steps), initial=first, total=settings.steps, mininterval=5,
-               disable=not accelerator.is_main_process)
+    bar = tqdm(
+        range(first, settings.steps),
+        initial=first,
+        total=settings.steps,
+        mininterval=5,
+        disable=not accelerator.is_main_process,
+    )
     for step in bar:
         _seed_step(settings.seed, step, accelerator.process_index)
         for optimizer in optimizers.values():
@@ -268,8 +348,10 @@ def fit(model: nn.Module, loss_fn: LossFn, folder: str | Path, settings: Setting
         logs = done % settings.log_every == 0 or done == settings.steps
         due = done == settings.steps or time.monotonic() - saved > 60 * settings.save_minutes
         if (logs or due) and not torch.stack(window["loss"]).isfinite().all():
-            raise FloatingPointError(f"the loss was not finite by step {done}; the last good state, if there is one, "
-                                     f"is {state}: lower the learning rate and start the same command again")
+            raise FloatingPointError(
+                f"the loss was not finite by step {done}; the last good state, if there is one, "
+                f"is {state}: lower the learning rate and start the same command again"
+            )
         if accelerator.is_main_process and logs:
             line = {"step": done, "lr": learning_rate(step, settings), "seconds": seconds}
             line |= {name: torch.stack(values).nanmean().item() for name, values in window.items()}

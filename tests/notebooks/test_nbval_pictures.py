@@ -1,4 +1,5 @@
-"""The test of notebooks is tested: what passes and what must fail, in a fresh pytest with the project's settings."""
+"""The test of notebooks is tested: what passes and what must fail, in a fresh pytest with the
+project's settings."""
 
 import base64
 import io
@@ -47,7 +48,9 @@ def png(picture: np.ndarray) -> str:
 
 
 def outputs(*pictures: np.ndarray, mean: str = "126.000") -> list:
-    shown = [new_output("display_data", {"image/png": png(p), "text/plain": TEXT}) for p in pictures]
+    shown = [
+        new_output("display_data", {"image/png": png(p), "text/plain": TEXT}) for p in pictures
+    ]
     return [*shown, new_output("stream", name="stdout", text=f"mean {mean}\n")]
 
 
@@ -65,8 +68,11 @@ CASES = {
     "turned_picture": (DRAW, outputs(PICTURE[::-1]), "picture 1 differs"),
     "mirrored_picture": (DRAW, outputs(PICTURE[:, ::-1].copy()), "30 dB wanted"),
     "smaller_picture": (DRAW, outputs(PICTURE[:32]), "is stored with shape (32, 64, 3)"),
-    "one_picture_more": (DRAW, [*outputs(PICTURE), new_output("display_data", {"image/png": png(PICTURE)})],
-                         "2 pictures are stored"),
+    "one_picture_more": (
+        DRAW,
+        [*outputs(PICTURE), new_output("display_data", {"image/png": png(PICTURE)})],
+        "2 pictures are stored",
+    ),
     "no_picture": (DRAW, outputs(), "Unexpected output fields"),
     "number": (DRAW, outputs(PICTURE, mean="126.001"), "126.001"),
 }
@@ -74,16 +80,37 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory) -> dict[str, str | None]:
-    """One fresh pytest over a notebook for each case, and the one that is kept; None for those that passed."""
+    """One fresh pytest over a notebook for each case, and the one that is kept; None for those that
+    passed."""
     folder = tmp_path_factory.mktemp("notebooks")
     for name, (source, stored, _) in CASES.items():
         cell = new_code_cell(source, execution_count=1, outputs=stored)
         nbformat.write(new_notebook(cells=[cell]), folder / f"{name}.ipynb")
     report = folder / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "conftest", "-n", "0",
-               "-p", "no:cacheprovider", f"--junitxml={report}", str(folder), str(KEPT)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=os.environ | {"COMPARE_PICTURES": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "-p",
+        "conftest",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+        str(folder),
+        str(KEPT),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COMPARE_PICTURES": "1"},
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
@@ -108,5 +135,9 @@ def test_the_kept_notebook_that_must_fail_fails(messages):
 
 def test_another_matplotlib_only_counts_the_pictures():
     assert nbval_pictures.difference([PICTURE[::-1]], [PICTURE], compared=False) is None
-    assert "2 pictures are stored" in nbval_pictures.difference([PICTURE], [PICTURE, PICTURE], compared=False)
-    assert "picture 1 differs" in nbval_pictures.difference([PICTURE[::-1]], [PICTURE], compared=True)
+    assert "2 pictures are stored" in nbval_pictures.difference(
+        [PICTURE], [PICTURE, PICTURE], compared=False
+    )
+    assert "picture 1 differs" in nbval_pictures.difference(
+        [PICTURE[::-1]], [PICTURE], compared=True
+    )

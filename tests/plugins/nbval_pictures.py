@@ -1,9 +1,9 @@
 """nbval with pictures: it compares text strictly but never looks at a PNG, so this compares those.
 
-The pictures of a cell must be equal in number and shape and agree to FLOOR dB. What depends on the machine and
-is not part of a lesson (warnings and progress bars on stderr, HTML and scripts of widgets) is left out. Another release
-of matplotlib than the lock's lays out text differently and so moves every panel by a pixel or two: there the pictures
-are only counted.
+The pictures of a cell must be equal in number and shape and agree to FLOOR dB. What depends on the
+machine and is not part of a lesson (warnings and progress bars on stderr, HTML and scripts of
+widgets) is left out. Another release of matplotlib than the lock's lays out text differently and so
+moves every panel by a pixel or two: there the pictures are only counted.
 """
 
 import base64
@@ -16,7 +16,9 @@ import nbval.plugin
 import numpy as np
 
 FLOOR = 30.0  # dB; the same picture drawn by another build of matplotlib or torch stays above, another one below
-LOCKED = re.search(r"^matplotlib==(\d+\.\d+)", (Path(__file__).parents[2] / "requirements.lock").read_text(), re.M)[1]
+LOCKED = re.search(
+    r"^matplotlib==(\d+\.\d+)", (Path(__file__).parents[2] / "requirements.lock").read_text(), re.M
+)[1]
 COMPARED = version("matplotlib").startswith(f"{LOCKED}.") or "COMPARE_PICTURES" in os.environ
 SKIPPED = ("stderr", "text/html", "application/javascript")
 
@@ -25,11 +27,15 @@ def pictures(outputs) -> list[np.ndarray]:
     """The PNGs of a cell's outputs as (H, W, 3) uint8 arrays, in order."""
     from ddim_tutorial.figures import read_png
 
-    encoded = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    encoded = [
+        output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})
+    ]
     return [read_png(base64.b64decode(text)) for text in encoded]
 
 
-def difference(seen: list[np.ndarray], wanted: list[np.ndarray], compared: bool = COMPARED) -> str | None:
+def difference(
+    seen: list[np.ndarray], wanted: list[np.ndarray], compared: bool = COMPARED
+) -> str | None:
     """What is wrong with the pictures ``seen`` where ``wanted`` were stored; None if nothing is."""
     from ddim_tutorial.figures import psnr
 
@@ -41,13 +47,22 @@ def difference(seen: list[np.ndarray], wanted: list[np.ndarray], compared: bool 
         if a.shape != b.shape:
             return f"picture {number} is stored with shape {b.shape}, {a.shape} was drawn"
         if (decibels := psnr(a, b)) < FLOOR:
-            return f"picture {number} differs from the stored one: PSNR {decibels:.1f} dB, {FLOOR:.0f} dB wanted"
+            return (
+                f"picture {number} differs from the stored one: PSNR {decibels:.1f} dB, {FLOOR:.0f}"
+                " dB wanted"
+            )
     return None
 
 
 def pytest_report_header() -> str | None:
-    return None if COMPARED else (f"pictures are counted, not compared: they were drawn with matplotlib {LOCKED}, "
-                                  f"this is {version('matplotlib')}")
+    return (
+        None
+        if COMPARED
+        else (
+            f"pictures are counted, not compared: they were drawn with matplotlib {LOCKED}, "
+            f"this is {version('matplotlib')}"
+        )
+    )
 
 
 compare_text = nbval.plugin.IPyNbCell.compare_outputs

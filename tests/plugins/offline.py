@@ -1,8 +1,9 @@
 """No network while testing: importing this refuses every Python socket that leaves the machine.
 
-An audit hook cannot be taken off again and sees every socket of the interpreter, also those that a library
-opens. The folder of this file is on PYTHONPATH during tests (conftest.py), so that ``sitecustomize`` brings the
-hook into every Python process the tests start: notebook kernels, pytest-xdist workers and command-line runs.
+An audit hook cannot be taken off again and sees every socket of the interpreter, also those that a
+library opens. The folder of this file is on PYTHONPATH during tests (conftest.py), so that
+``sitecustomize`` brings the hook into every Python process the tests start: notebook kernels,
+pytest-xdist workers and command-line runs.
 """
 
 import ipaddress
@@ -32,7 +33,11 @@ def is_local(host: object) -> bool:
 def refuse(event: str, args: tuple) -> None:
     if event in WITH_ADDRESS:
         sock, address = args
-        if sock.family not in (socket.AF_INET, socket.AF_INET6) or address is None or is_local(address[0]):
+        if (
+            sock.family not in (socket.AF_INET, socket.AF_INET6)
+            or address is None
+            or is_local(address[0])
+        ):
             return
         raise NetworkRefused(f"{event} to {address}: tests may open sockets to this machine only")
     if event in WITH_HOST and not is_local(args[0]):
