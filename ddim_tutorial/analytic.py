@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .jump import Images, require_images
+from .jump import Images
+from .require import require_images
 from .schedule import Schedule
 
 

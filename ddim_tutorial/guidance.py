@@ -1,16 +1,14 @@
 """Guidance as functions from noise models to noise models: the sampler does not know that it is
 guided."""
 
-import math
 from collections.abc import Callable
-from numbers import Real
-from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .jump import EpsModel, require_like
+from .jump import EpsModel
+from .require import require_like, require_scale
 from .schedule import Schedule
 
 
@@ -20,18 +18,13 @@ def _combine(eps_u: Tensor, eps_c: Tensor, scale: float) -> Tensor:
     return eps_u + scale * (eps_c - eps_u)
 
 
-def _require_scale(scale: Any) -> None:
-    if not isinstance(scale, Real) or not math.isfinite(scale):
-        raise ValueError(f"scale: got {scale!r}, wanted a finite number")
-
-
 def cfg(conditional: EpsModel, unconditional: EpsModel, scale: float) -> EpsModel:
     """Classifier-free guidance in two calls a step (Ho & Salimans 2022, arXiv:2207.12598, Eq. 6).
 
     scale: 1 is the conditional model, 0 the unconditional one, each with its one call; above 1
     extrapolates. What is no finite number is refused (ValueError).
     """
-    _require_scale(scale)
+    require_scale(scale)
     if scale in (0, 1):
         return conditional if scale else unconditional
     return lambda x_t, t: _combine(unconditional(x_t, t), conditional(x_t, t), scale)
@@ -47,7 +40,7 @@ def cfg_batched(
 
     model(x_t, t, c) -> eps; condition, null_condition: (B, ...), or (1, ...) for the whole batch.
     """
-    _require_scale(scale)
+    require_scale(scale)
 
     def rows(c: Tensor, batch: int) -> Tensor:
         if len(c) not in (1, batch):
@@ -78,7 +71,7 @@ def classifier(
     in x_t.
     scale: 0 is the plain model, 1 the posterior of a perfect classifier.
     """
-    _require_scale(scale)
+    require_scale(scale)
     if scale == 0:
         return model
 

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .jump import EpsModel, Images, predicted_eps, require_images
+from .jump import EpsModel, Images, predicted_eps
+from .require import require_images, require_int, require_times
 from .sampling import ddim_step, sample
-from .schedule import Schedule, check_times, require_int
+from .schedule import Schedule
 
 PATIENCE = 5  # iterations without a better residual before a step is called stagnant
 
@@ -63,7 +64,7 @@ class RoundTrip(NamedTuple):
 
 def _door(x_0: Tensor, times: Sequence[int], schedule: Schedule) -> tuple[Tensor, list[int]]:
     require_images("x_0", x_0)
-    grid = check_times(times, schedule)
+    grid = require_times(times, schedule.T)
     if grid[0] < grid[1]:
         raise ValueError(
             f"times={grid[:2]}.. increase: pass sample()'s decreasing grid, inversion walks it"

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .noise import Generators, randn
-from .schedule import Schedule, require_int, time_batch
+from .require import require_images, require_int, require_like
+from .schedule import Schedule, time_batch
 
 Images = Float[Tensor, " B *dims"]
 Scalars = Float[Tensor, "..."]
@@ -25,51 +26,6 @@ class EpsModel(Protocol):
     """Anything that predicts the noise: x_t (B, *dims), t (B,) int in 1..T -> eps (B, *dims)."""
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor: ...
-
-
-def require_images(name: str, x: Tensor) -> None:
-    """Refuse what is not a batch of floating-point numbers, or holds NaN or infinity (not looked at
-    on meta tensors and under torch.compile, where there are no values to look at)."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        seen = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(
-            f"{name} is {seen}: pass a floating-point tensor in [-1, 1] (uint8 images: x / 127.5"
-            " - 1)"
-        )
-    if x.dim() < 2 or len(x) == 0:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}: pass a batch (B, *dims) with B >= 1")
-    if not (x.is_meta or torch.compiler.is_compiling()) and not x.isfinite().all().tolist():
-        raise ValueError(
-            f"{name} holds NaN or infinity: look for the model or the input that made it"
-        )
-
-
-def require_like(name: str, y: Tensor, x: Tensor) -> None:
-    """Refuse ``y`` unless it holds floats, in the shape and on the device of ``x``: broadcasting
-    hides mistakes."""
-    if not isinstance(y, Tensor) or not y.is_floating_point():
-        hint = (
-            "; a diffusers network is wrapped by pixel.eps_model(network)"
-            if "model" in name
-            else ""
-        )
-        raise TypeError(
-            f"{name} is {getattr(y, 'dtype', type(y))}, wanted a tensor of floats{hint}"
-        )
-    if y.shape != x.shape:
-        hint = (
-            "; a learned-variance network is wrapped by eps_model(.., learned_variance=True)"
-            if ("eps" in name and y.dim() == x.dim() > 1 and y.shape[1] == 2 * x.shape[1])
-            else ""
-        )
-        raise ValueError(
-            f"{name} has shape {tuple(y.shape)}, wanted {tuple(x.shape)}, that of the state{hint}"
-        )
-    if y.device != x.device:
-        raise ValueError(
-            f"{name} is on {y.device} and the state on {x.device}: move one of them with"
-            " .to(device)"
-        )
 
 
 def add_noise(x_0: Images, eps: Images, ab_t: Scalars) -> Images:

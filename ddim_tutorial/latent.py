@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .guidance import cfg_batched
-from .jump import EpsModel, eps_from_v, require_images
-from .schedule import Schedule, from_scheduler, require_int, scheduler_times
+from .jump import EpsModel, eps_from_v
+from .require import require_images, require_int
+from .schedule import Schedule, from_scheduler, scheduler_times
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

@@ -2,11 +2,12 @@
 in any batch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from .require import require_generator
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -31,23 +32,6 @@ def randn(
         return torch.cat([randn((1, *shape[1:]), g, device=device, dtype=dtype) for g in generator])
     source = generator.device if generator is not None else "cpu"
     return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
-
-
-def require_generator(generator: Any, batch: int) -> None:
-    """Refuse what is not a generator, a sequence of them, one per image, or None."""
-    several = isinstance(generator, Sequence)
-    if not all(
-        isinstance(g, torch.Generator)
-        for g in (generator if several else [generator])
-        if g is not None
-    ):
-        raise TypeError(
-            f"generator={generator!r}: pass a torch.Generator, or generators(seeds), one per image"
-        )
-    if several and len(generator) != batch:
-        raise ValueError(
-            f"generator: got {len(generator)} for a batch of {batch}, pass one per image, or one"
-        )
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:

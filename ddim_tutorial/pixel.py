@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .jump import EpsModel
-from .schedule import require_int
+from .require import require_int
 
 Labels = Tensor | int | None
 

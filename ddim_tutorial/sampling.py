@@ -8,15 +8,15 @@ before the first and after the last step.
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .jump import EpsModel, Images, Scalars, predict_x0, predicted_eps, require_images, require_like
-from .noise import Generators, randn, require_generator
-from .schedule import Schedule, check_times
+from .jump import EpsModel, Images, Scalars, predict_x0, predicted_eps
+from .noise import Generators, randn
+from .require import require_eta, require_generator, require_images, require_like, require_times
+from .schedule import Schedule
 
 
 class Step(NamedTuple):
@@ -65,29 +65,6 @@ def ddim_step(
     return x_s, x0_hat
 
 
-def _check_eta(grid: list[int], schedule: Schedule, eta: float, sigma_hat: bool) -> None:
-    if not isinstance(eta, Real) or not eta >= 0:
-        raise ValueError(f"eta={eta!r}: pass a number >= 0 (0 is DDIM, 1 is DDPM)")
-    if grid[0] < grid[1] and (eta or sigma_hat):
-        raise ValueError(
-            f"{'sigma_hat=True' if sigma_hat else f'eta={eta}'} with s={grid[1]} > t={grid[0]}: "
-            "inversion is deterministic, pass eta=0 and sigma_hat=False"
-        )
-    if sigma_hat and eta not in (0, 1):
-        raise ValueError(
-            f"sigma_hat=True with eta={eta}: sigma-hat is eta=1 with more noise, pass eta=1"
-        )
-    if eta > 1 and not torch.compiler.is_compiling():
-        for t, s in pairwise(grid):
-            ab_t, ab_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
-            if ddim_sigma(ab_t, ab_s, eta) ** 2 > (1 - ab_s) * (1 + 1e-12):
-                largest = ((1 - ab_t) / (1 - ab_t / ab_s)).sqrt()
-                raise ValueError(
-                    f"eta={eta} from t={t} to s={s}: sigma^2 exceeds 1 - alpha_bar_s: no real "
-                    f"direction is left; this step allows eta <= {largest:.4f}"
-                )
-
-
 def trajectory(
     model: EpsModel,
     x_T: Images,
@@ -111,8 +88,8 @@ def trajectory(
     raise here, not at the first step.
     """
     require_images("x_T", x_T)
-    grid = check_times(times, schedule)
-    _check_eta(grid, schedule, eta, sigma_hat)
+    grid = require_times(times, schedule.T)
+    require_eta(grid, schedule.alpha_bar, eta, sigma_hat)
     require_generator(generator, len(x_T))
     state = x_T.to(torch.promote_types(x_T.dtype, torch.float32))
     return _walk(model, state, grid, schedule, 1.0 if sigma_hat else eta, sigma_hat, generator)

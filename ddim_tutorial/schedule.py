@@ -19,17 +19,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from .require import require_alpha_bar, require_int, require_times
+
 SPACINGS = ("trailing", "leading", "linspace", "quadratic")
-
-
-def require_int(name: str, value: Any, low: int, high: int | float = math.inf) -> None:
-    """Raise TypeError or ValueError unless ``value`` is a whole number in low..high."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}: pass a Python int in {low}..{high}"
-        )
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value} is out of range: pass an int in {low}..{high}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,33 +37,10 @@ class Schedule:
     alpha_bar: Float[Tensor, " T_plus_1"]
 
     def __post_init__(self) -> None:
-        ab = self.alpha_bar
-        if ab.dtype != torch.float64 or ab.device.type != "cpu" or ab.dim() != 1:
-            raise TypeError(
-                f"alpha_bar is {ab.dtype} of shape {tuple(ab.shape)} on {ab.device}: "
-                "pass a (T+1,) float64 tensor on the CPU"
-            )
-        if len(ab) < 2:
-            raise ValueError(
-                f"alpha_bar has {len(ab)} entries, so T={len(ab) - 1}: pass T+1 >= 2 entries"
-            )
-        if ab[0] != 1:
-            raise ValueError(
-                f"alpha_bar[0]={ab[0]:.6g}: index 0 is the clean image, pass alpha_bar[0] == 1"
-            )
-        bad = torch.nonzero(~(ab[1:] < ab[:-1]))  # written so that NaN counts as bad
-        if len(bad):
-            t = int(bad[0]) + 1
-            raise ValueError(
-                f"alpha_bar[{t}]={ab[t]:.6g} after alpha_bar[{t - 1}]={ab[t - 1]:.6g}: "
-                "alpha_bar must decrease strictly (every beta in (0, 1))"
-            )
-        if ab[-1] <= 0:
-            raise ValueError(
-                f"alpha_bar[T]={ab[-1]:.6g}: with no signal left eps says nothing about x_0 "
-                "(zero terminal SNR); end the schedule at alpha_bar[T] > 0"
-            )
-        object.__setattr__(self, "alpha_bar", ab.clone())  # the caller's tensor may change later
+        require_alpha_bar(self.alpha_bar)
+        object.__setattr__(
+            self, "alpha_bar", self.alpha_bar.clone()
+        )  # the caller's tensor may change later
 
     @property
     def T(self) -> int:
@@ -191,25 +160,6 @@ def times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
     return [*reversed(grid), 0]
 
 
-def check_times(times: Sequence[int], schedule: Schedule) -> list[int]:
-    """``times`` as a list, after refusing anything but at least two ints in 0..T in strictly one
-    direction."""
-    grid = list(times)
-    if len(grid) < 2:
-        raise ValueError(
-            f"times={grid} makes no step: pass at least two, such as times({schedule.T}, 50)"
-        )
-    for t in grid:
-        require_int("an entry of times", t, 0, schedule.T)
-    if not (all(s > t for t, s in pairwise(grid)) or all(s < t for t, s in pairwise(grid))):
-        raise ValueError(
-            f"times={grid if len(grid) < 9 else [*grid[:4], '...', *grid[-4:]]} turns back or"
-            " repeats: pass strictly decreasing times (to sample) or strictly increasing ones (to"
-            " invert)"
-        )
-    return [int(t) for t in grid]
-
-
 def scheduler_times(scheduler: Any, steps: int) -> list[int]:
     """The grid that a diffusers scheduler walks, in our index (its timestep + 1).
 
@@ -279,7 +229,7 @@ def ddim_sampling_parameters(
     at ``alphas_cumprod[0]``, so alphas_prev[0] = alpha_bar[1] whatever that entry is. eta >= 0: as
     in DDIM Eq. 16.
     """
-    grid = check_times(times, schedule)
+    grid = require_times(times, schedule.T)
     if grid[0] < grid[1] or not eta >= 0:
         raise ValueError(f"times={grid[:2]}.., eta={eta}: pass a decreasing grid and eta >= 0")
     alphas = schedule.alpha_bar[grid[-2::-1]]
