@@ -20,19 +20,9 @@ from .jump import (
     v_from_eps,
 )
 from .noise import generators, randn, slerp
+from .peers import ddim_sampling_parameters, from_scheduler, ldm_buffers, scheduler_times
 from .sampling import Step, ddim_sigma, ddim_step, sample, trajectory
-from .schedule import (
-    Schedule,
-    cosine,
-    ddim_sampling_parameters,
-    from_betas,
-    from_scheduler,
-    ldm_buffers,
-    linear,
-    scaled_linear,
-    scheduler_times,
-    times,
-)
+from .schedule import Schedule, cosine, from_betas, linear, scaled_linear, times
 
 __version__ = "0.1.0"
 __all__ = [

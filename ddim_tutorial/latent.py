@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .guidance import cfg_batched
 from .jump import EpsModel, eps_from_v
+from .peers import from_scheduler, scheduler_times
 from .require import require_images, require_int
-from .schedule import Schedule, from_scheduler, scheduler_times
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

@@ -26,8 +26,9 @@ from .classifier import Classifier
 from .gan import Generator
 from .jump import EpsModel
 from .latent import LatentSpace, from_pipeline
+from .peers import from_scheduler
 from .pixel import Labels, eps_model
-from .schedule import Schedule, from_scheduler
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

@@ -6,9 +6,9 @@ from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from torch import nn
 
 from ddim_tutorial.guidance import cfg, cfg_batched
+from ddim_tutorial.peers import from_scheduler, scheduler_times
 from ddim_tutorial.pixel import conditional, eps_model
 from ddim_tutorial.sampling import sample
-from ddim_tutorial.schedule import from_scheduler, scheduler_times
 
 
 class Echo(nn.Module):

@@ -16,7 +16,7 @@ from torch import nn
 
 from ddim_tutorial import zoo
 from ddim_tutorial.sampling import sample as ddim_sample
-from ddim_tutorial.schedule import from_scheduler, scheduler_times
+from ddim_tutorial.peers import from_scheduler, scheduler_times
 from ddim_tutorial.training import emoji as recipe
 from ddim_tutorial.training import evaluate_emoji as measures
 from ddim_tutorial.training.loop import Settings, fit
