@@ -7,7 +7,9 @@ imported by name.
 
 from . import analytic, guidance
 from .inversion import Inversion, RoundTrip, invert, invert_fixed_point, round_trip
-from .jump import (
+from .noise import generators, randn, slerp
+from .peers import ddim_sampling_parameters, from_scheduler, ldm_buffers, scheduler_times
+from .predict import (
     EpsModel,
     add_noise,
     eps_from_v,
@@ -19,8 +21,6 @@ from .jump import (
     source_delta,
     v_from_eps,
 )
-from .noise import generators, randn, slerp
-from .peers import ddim_sampling_parameters, from_scheduler, ldm_buffers, scheduler_times
 from .sampling import Step, ddim_sigma, ddim_step, sample, trajectory
 from .schedule import Schedule, cosine, from_betas, linear, scaled_linear, times
 

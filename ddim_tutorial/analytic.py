@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .jump import Images
+from .predict import Images
 from .require import require_images
 from .schedule import Schedule
 
@@ -29,7 +29,7 @@ from .schedule import Schedule
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """The exact noise model of a mixture of isotropic Gaussians; an
-    :class:`~ddim_tutorial.jump.EpsModel`.
+    :class:`~ddim_tutorial.predict.EpsModel`.
 
     means: (K, *dims) float64; stds: (K,) >= 0; weights: (K,) > 0, summing to 1. Computes in float64
     whatever x_t is.

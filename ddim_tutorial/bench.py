@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import torch
 
-from .jump import EpsModel
 from .peers import from_scheduler, scheduler_times
+from .predict import EpsModel
 from .sampling import ddim_step, sample
 
 SHAPES = {"latents 4x64x64": (2, 4, 64, 64), "pixels 1x32x32": (2, 1, 32, 32)}

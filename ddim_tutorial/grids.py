@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .jump import scaled_delta
+from .predict import scaled_delta
 from .sampling import Step
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .jump import EpsModel
+from .predict import EpsModel
 from .require import require_like, require_scale
 from .schedule import Schedule
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .jump import EpsModel, Images, predicted_eps
+from .predict import EpsModel, Images, predicted_eps
 from .require import require_images, require_int, require_times
 from .sampling import ddim_step, sample
 from .schedule import Schedule

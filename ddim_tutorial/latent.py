@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .guidance import cfg_batched
-from .jump import EpsModel, eps_from_v
 from .peers import from_scheduler, scheduler_times
+from .predict import EpsModel, eps_from_v
 from .require import require_images, require_int
 from .schedule import Schedule
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .jump import EpsModel
+from .predict import EpsModel
 from .require import require_int
 
 Labels = Tensor | int | None

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .jump import EpsModel, Images, Scalars, predict_x0, predicted_eps
 from .noise import Generators, randn
+from .predict import EpsModel, Images, Scalars, predict_x0, predicted_eps
 from .require import require_eta, require_generator, require_images, require_like, require_times
 from .schedule import Schedule
 

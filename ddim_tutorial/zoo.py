@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from .classifier import Classifier
 from .gan import Generator
-from .jump import EpsModel
 from .latent import LatentSpace, from_pipeline
 from .peers import from_scheduler
 from .pixel import Labels, eps_model
+from .predict import EpsModel
 from .schedule import Schedule
 
 if TYPE_CHECKING:
