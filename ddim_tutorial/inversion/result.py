@@ -1,0 +1,70 @@
+"""What every inversion method takes and returns."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..require import require_images, require_times
+from ..schedule import Schedule
+
+
+class InversionStep(NamedTuple):
+    """What the step from s up to t cost: residual is (B,), relative, NaN where no equation was
+    solved."""
+
+    s: int
+    t: int
+    evaluations: int
+    residual: Tensor
+
+
+class Inversion(NamedTuple):
+    """The one result of every inversion method.
+
+    x_T: (B, *dims), the state at times[0]. residual: the largest relative residual ||g(z) - z|| /
+    ||z|| of the implicit equation over steps and images (NaN for the naive method, which does not
+    solve it). converged: every step of every image reached the tolerance (False for the naive
+    method). evaluations: network calls in all.
+    """
+
+    x_T: Tensor
+    residual: float
+    converged: bool
+    evaluations: int
+    per_step: tuple[InversionStep, ...]
+
+
+class RoundTrip(NamedTuple):
+    """Invert, then sample again: rms and max of the difference to x_0, in its units; PSNR in dB for
+    data in [-1, 1]."""
+
+    rms: float
+    max: float
+    psnr: float
+    inversion: Inversion
+
+
+def door(x_0: Tensor, times: Sequence[int], schedule: Schedule) -> tuple[Tensor, list[int]]:
+    require_images("x_0", x_0)
+    grid = require_times(times, schedule.T)
+    if grid[0] < grid[1]:
+        raise ValueError(
+            f"times={grid[:2]}.. increase: pass sample()'s decreasing grid, inversion walks it"
+            " backwards"
+        )
+    return x_0.to(torch.promote_types(x_0.dtype, torch.float32)), grid[::-1]
+
+
+def result(x_T: Tensor, per_step: list[InversionStep], tol: float | None) -> Inversion:
+    require_images("the inverted x_T", x_T)
+    if tol is None:
+        residual, converged = math.nan, False
+    else:
+        residual = max(step.residual.max().item() for step in per_step)
+        converged = residual <= tol
+    return Inversion(
+        x_T, residual, converged, sum(step.evaluations for step in per_step), tuple(per_step)
+    )
