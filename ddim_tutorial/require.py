@@ -136,6 +136,13 @@ def require_like(name: str, y: Tensor, x: Tensor) -> None:
         )
 
 
+def require_same_shape(name: str, y: Tensor, x: Tensor) -> None:
+    """Refuse ``y`` unless it is a tensor of the shape of ``x``: broadcasting hides mistakes."""
+    shapes = [tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__ for z in (y, x)]
+    if not isinstance(y, Tensor) or not isinstance(x, Tensor) or y.shape != x.shape:
+        raise ValueError(f"{name} is {shapes[0]}, wanted a tensor of shape {shapes[1]}")
+
+
 def require_generator(generator: Any, batch: int) -> None:
     """Refuse what is not a generator, a sequence of them, one per image, or None."""
     several = isinstance(generator, Sequence)

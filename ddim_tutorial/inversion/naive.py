@@ -1,4 +1,4 @@
-"""Naive inversion: one evaluation a step, Euler's method on the probability-flow ODE run backwards."""
+"""Naive inversion: one evaluation a step, Euler's method on the flow ODE run backwards."""
 
 import math
 from collections.abc import Sequence

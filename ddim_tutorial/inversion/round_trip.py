@@ -1,8 +1,8 @@
 """Invert, sample back, compare."""
 
-import math
 from collections.abc import Callable, Sequence
 
+from ..metrics import psnr, rms
 from ..predict import EpsModel, Images
 from ..sampling import sample
 from ..schedule import Schedule
@@ -27,8 +27,6 @@ def round_trip(
             " of one"
         )
     inversion = method(model, x_0, times, schedule)
-    difference = (sample(model, inversion.x_T, times, schedule) - x_0).double()
-    rms = difference.square().mean().sqrt().item()
-    return RoundTrip(
-        rms, difference.abs().max().item(), 20 * math.log10(2 / rms) if rms else math.inf, inversion
-    )
+    back = sample(model, inversion.x_T, times, schedule)
+    largest = (back.double() - x_0).abs().max().item()
+    return RoundTrip(rms(back, x_0), largest, psnr(back[None], x_0[None]).item(), inversion)

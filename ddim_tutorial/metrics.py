@@ -1,0 +1,47 @@
+"""How far two batches of pictures are apart, and how fast an error falls as steps are added."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from .require import require_same_shape
+
+
+def mse(a: Shaped[Tensor, " B *dims"], b: Shaped[Tensor, " B *dims"]) -> Float[Tensor, " B"]:
+    """The mean square difference of each picture, (B,) float64 on the CPU; any dtype, one shape."""
+    require_same_shape("b", b, a)
+    return (a.cpu().double() - b.cpu().double()).square().flatten(1).mean(1)
+
+
+def rms(a: Shaped[Tensor, " B *dims"], b: Shaped[Tensor, " B *dims"]) -> float:
+    """The root of the mean square difference over the whole batch, in the units of the pictures."""
+    return mse(a, b).mean().sqrt().item()
+
+
+def psnr(
+    a: Shaped[Tensor, " B *dims"], b: Shaped[Tensor, " B *dims"], data_range: float = 2.0
+) -> Float[Tensor, " B"]:
+    """Peak signal-to-noise ratio of each picture, 10 log10(data_range^2 / mse), (B,) in dB.
+
+    data_range: the largest difference that two pictures can have: 2 for [-1, 1], 255 for uint8.
+    Equal pictures have inf dB. The PSNR of a whole batch is ``psnr(a[None], b[None])``: that of the
+    mean error, which is at most the mean of the pictures' PSNRs.
+    """
+    return 10 * (data_range**2 / mse(a, b)).log10()
+
+
+def order(steps: Sequence[int], errors: Sequence[float]) -> float:
+    """The order of convergence: minus the slope of log error over log steps, by least squares.
+
+    steps, errors: two positive numbers or more of each. 1: half the error for twice the steps.
+    """
+    if len(steps) != len(errors) or len(steps) < 2 or not all(v > 0 for v in (*steps, *errors)):
+        raise ValueError(
+            f"steps={list(steps)}, errors={list(errors)}: pass equally many positive numbers of"
+            " both, two or more"
+        )
+    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (steps, errors))
+    x, y = x - x.mean(), y - y.mean()
+    return -((x * y).sum() / x.square().sum()).item()

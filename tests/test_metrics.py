@@ -1,0 +1,54 @@
+"""Error measures on pictures whose difference is known, and an order that was put in."""
+
+import math
+
+import pytest
+import torch
+
+from ddim_tutorial.metrics import mse, order, psnr, rms
+
+
+def test_a_known_difference(device):
+    a = torch.rand(3, 2, 4, 4, device=device)
+    b = a + torch.tensor([0.0, 0.02, 2.0], device=device).view(3, 1, 1, 1)
+    torch.testing.assert_close(mse(a, b), torch.tensor([0, 4e-4, 4.0]).double(), rtol=1e-4, atol=0)
+    assert psnr(a, b)[0] == math.inf
+    torch.testing.assert_close(psnr(a, b)[1:], torch.tensor([40, 0.0]).double(), rtol=0, atol=1e-3)
+    assert math.isclose(rms(a, b), math.sqrt((4e-4 + 4) / 3), rel_tol=1e-5)
+
+
+def test_whole_numbers_do_not_wrap_around():
+    black = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    assert math.isclose(psnr(black, black + 255, data_range=255), 0, abs_tol=1e-12)
+    assert math.isclose(psnr(black + 1, black, data_range=255), 20 * math.log10(255))
+
+
+def test_the_psnr_of_a_batch_is_that_of_its_mean_error():
+    a, b = torch.zeros(2, 5), torch.tensor([[0.2], [0.02]]).expand(2, 5)
+    wanted = 10 * math.log10(4 / ((0.2**2 + 0.02**2) / 2))
+    assert math.isclose(psnr(a[None], b[None]), wanted, rel_tol=1e-6)
+    assert psnr(a[None], b[None]) < psnr(a, b).mean()
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3.5])
+def test_the_order_that_was_put_in(wanted):
+    steps = [10, 20, 50, 200]
+    assert math.isclose(order(steps, [7 * n**-wanted for n in steps]), wanted, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("steps, errors", [([10, 20], [1.0]), ([10], [1.0]), ([10, 20], [1, 0.0])])
+def test_an_order_needs_two_positive_errors(steps, errors):
+    with pytest.raises(ValueError, match="pass equally many positive numbers"):
+        order(steps, errors)
+
+
+@pytest.mark.parametrize("b", [torch.zeros(1, 3), [[0.0] * 3] * 2, None])
+def test_pictures_of_another_shape_are_refused(b):
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(ValueError, match=r"b is .*wanted a tensor of shape \(2, 3\)"):
+            mse(torch.zeros(2, 3), b)
+    finally:
+        config.update("jaxtyping_disable", False)
