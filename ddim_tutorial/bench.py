@@ -70,7 +70,7 @@ def bench_step(shape: tuple[int, ...], device: str, *, pairs: int, calls: int) -
     timestep, t, s = scheduler.timesteps[25], grid[25], grid[26]
     return compare(
         lambda: scheduler.step(eps, timestep, x_t),
-        lambda: ddim_step(x_t, eps, schedule.at(t, x_t), schedule.at(s, x_t)),
+        lambda: ddim_step(x_t, eps, schedule.level(t), schedule.level(s)),
         pairs=pairs, calls=calls,
     )  # fmt: skip
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from ..predict import EpsModel, Images, predicted_eps
 from ..require import require_int
 from ..sampling import ddim_step
-from ..schedule import Schedule
+from ..schedule import Schedule, float64_or_32
 from .result import Inversion, InversionStep, door, result
 
 PATIENCE = 5  # iterations without a better residual before a step is called stagnant
 
 
 def _norm(x: Tensor) -> Float[Tensor, " B"]:
-    return x.flatten(1).double().norm(dim=1)
+    return float64_or_32(x.flatten(1)).norm(dim=1)
 
 
 def _where(keep: Bool[Tensor, " B"], a: Tensor, b: Tensor) -> Tensor:
@@ -36,9 +36,9 @@ def _solve_step(
     Returned is g(z) of the z with the smallest residual: where g contracts its own residual is
     smaller still.
     """
-    ab_t, ab_s = schedule.at(t, x_s), schedule.at(s, x_s)
+    ab_t, ab_s = schedule.level(t), schedule.level(s)
     z = best = x_s
-    smallest = torch.full((len(x_s),), math.inf, dtype=torch.float64, device=x_s.device)
+    smallest = torch.full_like(_norm(x_s), math.inf)
     since = torch.zeros(len(x_s), dtype=torch.long, device=x_s.device)
     evaluations = 0
     while evaluations < max_iter and bool(((smallest > tol) & (since < PATIENCE)).any()):
@@ -46,7 +46,7 @@ def _solve_step(
         # answer
         g, _ = ddim_step(x_s, predicted_eps(model, z, t), ab_s, ab_t)
         evaluations += 1
-        residual = _norm(g - z) / _norm(z).clamp(min=torch.finfo(torch.float64).tiny)
+        residual = _norm(g - z) / _norm(z).clamp(min=torch.finfo(torch.float32).tiny)
         running = (smallest > tol) & (since < PATIENCE)
         # the first g is taken whatever it is, so that NaN from the network is seen, not replaced by
         # x_s

@@ -36,7 +36,7 @@ def invert(
         with torch.no_grad():
             for s, t in pairwise(up):
                 x, _ = ddim_step(
-                    x, predicted_eps(model, x, t), schedule.at(s, x), schedule.at(t, x)
+                    x, predicted_eps(model, x, t), schedule.level(s), schedule.level(t)
                 )
     else:
         raise ValueError(f"eps_time={eps_time!r} is not known: pass 'target' or 'source'")
