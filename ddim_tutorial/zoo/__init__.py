@@ -17,12 +17,14 @@ import torch
 
 from ..gan import Generator
 from ..pixel import eps_model
-from ..schedule import Schedule, from_scheduler
+from ..schedule import from_scheduler
 from .bundle import Bundle, Examples, LatentBundle, read_examples
 from .card import file_sha256, verify, write_card
 from .hub import ALIASES, DOWNLOAD, VARIABLE, Alias, from_hub
 from .pipeline import TEXT_ENCODER, UNET, VAE, load_pipeline
-from .weights import build_generator, build_unet, load_module, read_json
+from .scheduler import read_scheduler, to_ddim
+from .unet import load_unet, sample_shape
+from .weights import DIFFUSERS, build_generator, find_device, find_weights, load_module, read_json
 
 __all__ = [
     "ALIASES",
@@ -39,11 +41,19 @@ __all__ = [
     "load",
     "load_generator",
     "names",
+    "to_ddim",
     "verify",
     "write_card",
 ]
 
 ZOO = Path(__file__).parent
+LATENT_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+)
+PIXEL_PIPELINES = ("DDIMPipeline", "DDPMPipeline", "PNDMPipeline")
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
 def names() -> list[str]:
@@ -67,12 +77,12 @@ def load(
 
     Args:
         name_or_path: None is the environment variable DDIM_TUTORIAL_MODEL, or ``default`` where it
-        is not set.
+            is not set.
         device: None is CUDA where there is one, else the CPU.
         dtype: of the networks alone (torch.bfloat16, torch.float16); the state keeps its own. None
             is float32, and float16 for a latent model on CUDA.
         download: whether the network may be used. None is the environment variable
-        DDIM_TUTORIAL_DOWNLOAD=1, else no.
+            DDIM_TUTORIAL_DOWNLOAD=1, else no.
         default: a bundled model. Where the variable names a model of the other kind (pixel or
             latent), ``default`` is loaded and a line says so: one setting serves notebooks on both
             kinds.
@@ -81,16 +91,14 @@ def load(
     For a compiled network: ``pixel.eps_model(torch.compile(bundle.unet))``.
 
     Raises ValueError, naming the file, for weights that are missing, truncated, changed since the
-    card was written, pickled, not finite, incomplete, or of another shape than the configuration;
-    TypeError for a dtype of integers.
+    card was written, pickled, not finite, incomplete, or of another shape than the configuration,
+    for a scheduler of another process (flow matching, EDM), and for a sample_size that does not
+    pass through the network; TypeError for a dtype of integers. Warns where the scheduler would
+    clip x0_hat, which is not done here.
     """
     download = os.environ.get(DOWNLOAD) == "1" if download is None else download
     folder = _setting(default, download) if name_or_path is None else _find(name_or_path, download)
-    if (folder / "model.safetensors").exists():
-        raise ValueError(
-            f"{folder}: a single network, not a diffusion model; zoo.load_generator reads a GAN"
-        )
-    device, latent = _device(device), _is_latent(folder)
+    device, latent = find_device(device), _is_latent(folder)
     dtype = _dtype(latent, device) if dtype is None else dtype
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(
@@ -111,29 +119,30 @@ def load(
         return LatentBundle(
             pipe=pipe,
             schedule=from_scheduler(pipe.scheduler),
-            shape=sample_shape(pipe.unet.config),
-            sha256=file_sha256(folder / UNET),
+            shape=sample_shape(pipe.unet.config, folder / "unet" / "config.json"),
+            sha256=file_sha256(*find_weights(folder / "unet", DIFFUSERS).paths),
             **common,
         )
-    unet = load_module(folder / UNET, build_unet, device, dtype)
+    component = _unet_folder(folder)
+    unet = load_unet(component, device, dtype)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if component == folder and not scheduler.exists():
+        scheduler = folder / "scheduler_config.json"
     return Bundle(
         unet=unet,
         model=eps_model(unet),
-        schedule=read_schedule(folder),
-        shape=sample_shape(unet.config),
-        sha256=file_sha256(folder / UNET),
+        schedule=from_scheduler(read_scheduler(scheduler, ("epsilon",))),
+        shape=sample_shape(unet.config, component / "config.json"),
+        sha256=file_sha256(*find_weights(component, DIFFUSERS).paths),
         **common,
     )
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device: got {device}, but torch finds no CUDA device here; leave it out, or pass"
-            " 'cpu'"
-        )
-    return device
+def _unet_folder(folder: Path) -> Path:
+    """Where the network of a pixel model is: in ``unet/``, or in the folder's root."""
+    if (folder / "unet").is_dir() or not (folder / "config.json").exists():
+        return folder / "unet"
+    return folder
 
 
 def _dtype(latent: bool, device: torch.device) -> torch.dtype:
@@ -149,38 +158,47 @@ def _name(folder: Path) -> str:
 
 
 def _is_latent(folder: Path) -> bool:
-    index = folder / "model_index.json"
+    """Whether the folder holds a latent model; ValueError, saying what it holds, for one that is
+    no diffusion model."""
+    if (folder / "model.safetensors").exists():
+        raise ValueError(
+            f"{folder}: a single network, not a diffusion model; zoo.load_generator reads a GAN"
+        )
+    index, root = folder / "model_index.json", folder / "config.json"
     kind = read_json(index).get("_class_name") if index.exists() else "DDIMPipeline"
-    if kind not in ("StableDiffusionPipeline", "DDIMPipeline", "DDPMPipeline"):
+    if kind not in LATENT_PIPELINES + PIXEL_PIPELINES:
         raise ValueError(
             f"{index}: it describes a {kind}, wanted a StableDiffusionPipeline (SD 1.x or 2.x), or"
             " a DDIMPipeline or DDPMPipeline for a model of pixels"
         )
-    return kind == "StableDiffusionPipeline"
+    if not index.exists() and not (folder / "unet").is_dir() and root.exists():
+        network = read_json(root).get("_class_name")
+        if network != "UNet2DModel":
+            raise ValueError(
+                f"{root}: the folder is that of one network, {network}, wanted a UNet2DModel, or a"
+                " whole pipeline's folder with its model_index.json"
+            )
+    return kind in LATENT_PIPELINES
 
 
 def _setting(default: str, download: bool) -> Path:
     """The folder of the model that the environment asks for, or of ``default`` if that is one of
     the other kind."""
-    asked = os.environ.get(VARIABLE)
+    setting = os.environ.get(VARIABLE)
+    if not setting:
+        return _find(default, download)
     try:
-        folder = _find(asked or default, download)
+        folder = _find(setting, download)
+        latent = _is_latent(folder)
     except ValueError as error:
-        if not asked:
-            raise
-        raise ValueError(f"{VARIABLE}={asked}: {error}") from error
-    if default in names() and _is_latent(folder) != _is_latent(ZOO / default):
+        raise ValueError(f"{VARIABLE}={setting}: {error}") from error
+    if default in names() and latent != _is_latent(ZOO / default):
         print(
-            f"{VARIABLE}={asked} is a {'latent' if _is_latent(folder) else 'pixel'} model; loaded"
-            f" here: {default}"
+            f"{VARIABLE}={setting} is a {'latent' if latent else 'pixel'} model; loaded here:"
+            f" {default}"
         )
         return ZOO / default
     return folder
-
-
-def sample_shape(config: Any) -> tuple[int, int, int]:
-    size = config.sample_size
-    return (config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 
 def load_generator(
@@ -191,32 +209,36 @@ def load_generator(
     folder = _find(name_or_path)
     if (folder / "card.json").exists():
         verify(folder)
-    return load_module(folder / "model.safetensors", build_generator, _device(device))
+    return load_module(folder / "model.safetensors", build_generator, find_device(device))
 
 
 def _find(name_or_path: str | Path, download: bool = False) -> Path:
     name = str(name_or_path)
     if name in names():
         return ZOO / name
-    if name and (folder := Path(name).expanduser()).is_dir():
-        return folder
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path
+    diffusion = [name for name in names() if not (ZOO / name / "model.safetensors").exists()]
+    if path.suffix in SINGLE_FILES:
+        raise ValueError(_single_file(path))
     if name in ALIASES or re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
-        return from_hub(name, download, names())
+        return from_hub(name, download, diffusion)
+    bundled = ", ".join(diffusion) or "none is installed"
     raise ValueError(
-        f"name_or_path: got {name!r}, which is neither a bundled model"
-        f" ({', '.join(names()) or 'none is installed'}) nor a folder, nor {', '.join(ALIASES)} or"
-        " another owner/name on the Hugging Face hub"
+        f"name_or_path: got {name!r}, which is neither a bundled model ({bundled}) nor a folder,"
+        f" nor {', '.join(ALIASES)} or another owner/name on the Hugging Face hub"
     )
 
 
-def read_schedule(folder: Path) -> Schedule:
-    from diffusers import DDIMScheduler
-
-    path = folder / "scheduler" / "scheduler_config.json"
-    config = read_json(path)
-    if config.get("prediction_type", "epsilon") != "epsilon":
-        raise ValueError(
-            f"{path}: prediction_type is {config['prediction_type']!r}, wanted 'epsilon'; "
-            "convert its answers with eps_from_v and use it without zoo.load"
+def _single_file(path: Path) -> str:
+    if not path.exists():
+        return (
+            f"name_or_path: there is no file {path}, and single files are not read: wanted a folder"
         )
-    return from_scheduler(DDIMScheduler.from_config(config))
+    file, folder = path.as_posix(), path.with_suffix("").as_posix()
+    convert = f"StableDiffusionPipeline.from_single_file({file!r}).save_pretrained({folder!r})"
+    return (
+        f"{path}: a single-file checkpoint, which is not read here; convert it once with diffusers,"
+        f" {convert}, and load the folder {folder}"
+    )

@@ -23,24 +23,24 @@ def verify(folder: str | Path) -> dict[str, Any]:
     the card."""
     folder = Path(folder)
     card = read_json(folder / "card.json")
-    promised = card.get("files")
-    if not promised or not isinstance(promised, dict):
+    listed = card.get("files")
+    if not listed or not isinstance(listed, dict):
         raise ValueError(
             f'{folder / "card.json"}: it lists no "files"; write the card with zoo.write_card'
         )
-    for name, wanted in promised.items():
+    for name, expected in listed.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path}: missing, but listed in card.json; {AGAIN}")
-        if (seen := file_sha256(path)) != wanted:
+        if (actual := file_sha256(path)) != expected:
             if path.suffix == ".safetensors":
-                load_tensors(path)  # says more where the file is cut or not finite
+                load_tensors(path)  # says more where it is a pointer, cut or not finite
             raise ValueError(
-                f"{path}: changed, its sha256 is {seen[:12]}..., card.json has {wanted[:12]}...;"
-                f" {AGAIN}"
+                f"{path}: changed, its sha256 is {actual[:12]}..., card.json has"
+                f" {expected[:12]}...; {AGAIN}"
             )
     for name in _files(folder):
-        if name not in promised and name.endswith((".safetensors", "config.json")):
+        if name not in listed and name.endswith((".safetensors", "config.json")):
             raise ValueError(
                 f"{folder / name}: not listed in card.json; remove it, or write the card again"
             )
@@ -56,9 +56,11 @@ def _files(folder: Path) -> list[str]:
     )
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(*paths: Path) -> str:
+    """The sha256 of a file, or of several one after the other."""
     digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
     return digest.hexdigest()

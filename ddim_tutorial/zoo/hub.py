@@ -9,8 +9,7 @@ VARIABLE, DOWNLOAD = "DDIM_TUTORIAL_MODEL", "DDIM_TUTORIAL_DOWNLOAD"
 
 
 class Alias(NamedTuple):
-    """A model on the Hugging Face hub, at one revision for ever, with what its licence asks to be
-    said."""
+    """A model on the Hugging Face hub, pinned to one revision, with its licence notice."""
 
     hub_id: str
     revision: str
@@ -46,44 +45,64 @@ NOTICED: set[str] = set()  # licences that were shown
 def from_hub(name: str, download: bool, bundled: list[str]) -> Path:
     """The folder of a hub model in the local cache, filled from the network if that is allowed."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     alias = next(
         (alias for short, alias in ALIASES.items() if name in (short, alias.hub_id)),
         Alias(name, "main", "see its page on the hub", "some gigabytes"),
     )
-    ask = {"repo_id": alias.hub_id, "revision": alias.revision, "allow_patterns": HUB_FILES}
-    tried = f"not bundled ({', '.join(bundled)}), not a folder, not in the cache {HF_HUB_CACHE}"
-    go_on = f"To go on without it: zoo.load('emoji'), and {VARIABLE} not set"
+    request = {"repo_id": alias.hub_id, "revision": alias.revision, "allow_patterns": HUB_FILES}
+    advice = f"To go on without it: zoo.load('emoji'), and {VARIABLE} not set"
     cause: Exception | None = None
+    folder, missing = Path(), ["everything"]
     try:
-        folder = Path(snapshot_download(**ask, local_files_only=True))
-        whole = not (lost := missing_files(folder))
-        tried += (
-            "" if whole else f" as a whole (it lacks {lost[0]}: perhaps a download was cut short)"
+        folder = Path(snapshot_download(**request, local_files_only=True))
+        missing = missing_files(folder)
+        state = (
+            f" as a whole (it lacks {missing[0]}: perhaps a download was cut short)"
+            if missing
+            else ""
         )
     except (LocalEntryNotFoundError, HFValidationError) as error:
-        whole, cause = False, error
-    if not whole and not download:
+        state, cause = _other_revisions(alias), error
+    state = f"not bundled ({', '.join(bundled)}), not a folder, not in the cache {_cache()}{state}"
+    if missing and not download:
         raise ValueError(
-            f"{name}: {tried}; the network was not used. To download it once ({alias.size}, to the"
-            f" cache): {DOWNLOAD}=1, or zoo.load({name!r}, download=True). {go_on}"
+            f"{name}: {state}; the network was not used. To download it once ({alias.size}, to the"
+            f" cache): {DOWNLOAD}=1, or zoo.load({name!r}, download=True). {advice}"
         ) from cause
-    if not whole:
+    if missing:
         try:
-            folder = Path(snapshot_download(**ask))
+            folder = Path(snapshot_download(**request))
         except Exception as error:
             raise ValueError(
-                f"{name}: {tried}, and the download failed ({type(error).__name__}: {error})."
-                f" {go_on}"
+                f"{name}: {state}, and the download failed ({type(error).__name__}: {error})."
+                f" {advice}"
             ) from error
-        if lost := missing_files(folder):
+        if missing := missing_files(folder):
             raise ValueError(
-                f"{name}: the hub has no {lost[0]} there, wanted a StableDiffusionPipeline in"
+                f"{name}: the hub has no {missing[0]} there, wanted a StableDiffusionPipeline in"
                 " safetensors"
             )
     if alias.hub_id not in NOTICED:
         NOTICED.add(alias.hub_id)
         print(f"{alias.hub_id} is under its own licence: {alias.licence}")
     return folder
+
+
+def _cache() -> str:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
+
+
+def _other_revisions(alias: Alias) -> str:
+    """Which revisions of the model the cache has instead, and how to load one of them."""
+    snapshots = Path(_cache()) / f"models--{alias.hub_id.replace('/', '--')}" / "snapshots"
+    folders = sorted(path for path in snapshots.glob("*") if path.is_dir())
+    if not folders:
+        return ""
+    return (
+        f" at revision {alias.revision}; the cache has {', '.join(path.name for path in folders)}:"
+        f" to use that one, zoo.load({str(folders[0])!r})"
+    )

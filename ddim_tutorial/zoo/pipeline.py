@@ -6,24 +6,63 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from .weights import AGAIN, read_json, read_tensors
+from .scheduler import read_scheduler
+from .weights import AGAIN, DIFFUSERS, TRANSFORMERS, find_weights, load_pretrained, refuse_pointer
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-UNET = "unet/diffusion_pytorch_model.safetensors"
-VAE, TEXT_ENCODER = "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
+UNET = f"unet/{DIFFUSERS}.safetensors"
+VAE, TEXT_ENCODER = f"vae/{DIFFUSERS}.safetensors", f"text_encoder/{TRANSFORMERS}.safetensors"
+STEMS = {"unet": DIFFUSERS, "vae": DIFFUSERS, "text_encoder": TRANSFORMERS}
 
 
 def load_pipeline(
     folder: Path, device: torch.device, dtype: torch.dtype
 ) -> "StableDiffusionPipeline":
     """The pipeline in ``folder``, its weights checked, with a DDIM scheduler of its own scheduler's
-    configuration."""
+    noise levels."""
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    scheduler = read_scheduler(
+        folder / "scheduler" / "scheduler_config.json", ("epsilon", "v_prediction")
+    )
     with _quiet():
-        return _assemble(folder, device, dtype)
+        text_encoder, vae, unet = (
+            load_pretrained(kind, folder / name, STEMS[name], device, dtype)
+            for name, kind in (
+                ("text_encoder", CLIPTextModel),
+                ("vae", _autoencoder(folder / "vae")),
+                ("unet", UNet2DConditionModel),
+            )
+        )
+        pipe = StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            unet=unet,
+            tokenizer=_tokenizer(folder, text_encoder.config),
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _autoencoder(component: Path) -> Any:
+    """The class of the autoencoder: AutoencoderKL, or the small one that stands in for it."""
+    import diffusers
+
+    from .weights import read_json
+
+    path = component / "config.json"
+    name = read_json(path).get("_class_name", "AutoencoderKL")
+    if name not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise ValueError(f"{path}: it describes {name}, wanted AutoencoderKL or AutoencoderTiny")
+    return getattr(diffusers, name)
 
 
 @contextmanager
@@ -42,61 +81,15 @@ def _quiet() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _assemble(folder: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
-    from diffusers import (
-        AutoencoderKL,
-        DDIMScheduler,
-        StableDiffusionPipeline,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextModel
-
-    def part(kind: Any, file: str) -> nn.Module:
-        path = folder / file
-        for _ in read_tensors(path):
-            pass
-        try:
-            network, info = kind.from_pretrained(
-                path.parent,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        except (OSError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{path}: it does not fit its config.json ({error}); {AGAIN}"
-            ) from error
-        if lost := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{path}: it lacks {lost[0]} ({len(lost)} such), going by config.json; {AGAIN}"
-            )
-        return network.to(device).eval().requires_grad_(False)
-
-    text_encoder = part(CLIPTextModel, TEXT_ENCODER)
-    pipe = StableDiffusionPipeline(
-        vae=part(AutoencoderKL, VAE),
-        text_encoder=text_encoder,
-        unet=part(UNet2DConditionModel, UNET),
-        tokenizer=_tokenizer(folder, text_encoder.config),
-        scheduler=DDIMScheduler.from_config(
-            read_json(folder / "scheduler" / "scheduler_config.json"), clip_sample=False
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def _tokenizer(folder: Path, text: Any) -> Any:
     """The tokenizer, refused where the text encoder does not take its tokens, or where its
-    vocabulary is lost: it would read every prompt as the same unknown words."""
+    vocabulary is missing: it would read every prompt as the same unknown words."""
     from transformers import CLIPTokenizer
 
-    if lost := missing_files(folder):
-        raise ValueError(f"{folder / lost[0]}: missing; {AGAIN}")
+    if missing := missing_files(folder):
+        raise ValueError(f"{folder / missing[0]}: missing; {AGAIN}")
+    for path in sorted((folder / "tokenizer").glob("*.*")):
+        refuse_pointer(path)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:  # whatever a damaged file makes of it
@@ -115,17 +108,22 @@ def _tokenizer(folder: Path, text: Any) -> Any:
 
 def missing_files(folder: Path) -> list[str]:
     """What of a StableDiffusionPipeline is not in ``folder``."""
-    wanted = [
+    expected = [
         "model_index.json",
         "scheduler/scheduler_config.json",
         "tokenizer/tokenizer_config.json",
     ]
-    wanted += [
-        name
-        for path in (UNET, VAE, TEXT_ENCODER)
-        for name in (path, f"{Path(path).parent}/config.json")
-    ]
-    vocabulary = [f"tokenizer/{name}" for name in ("vocab.json", "merges.txt")]
     if not (folder / "tokenizer" / "tokenizer.json").exists():
-        wanted += vocabulary
-    return [name for name in wanted if not (folder / name).exists()]
+        expected += ["tokenizer/vocab.json", "tokenizer/merges.txt"]
+    missing = [name for name in expected if not (folder / name).exists()]
+    for name, stem in STEMS.items():
+        try:
+            files = find_weights(folder / name, stem).paths
+        except ValueError:
+            files = [folder / name / f"{stem}.safetensors"]
+        missing += [
+            path.relative_to(folder).as_posix()
+            for path in (*files, folder / name / "config.json")
+            if not path.exists()
+        ]
+    return missing
