@@ -25,10 +25,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --durations=10
 
 run: $(READY)
-	$(BIN)/python -m ddim_tutorial.runner $(NOTEBOOKS)
+	$(BIN)/python -m tools.run_notebooks $(NOTEBOOKS)
 
 figures: $(READY)
-	$(BIN)/python -m ddim_tutorial.figures $(if $(CHECK),--check)
+	$(BIN)/python -m tools.figures $(if $(CHECK),--check)
 
 # The lock is for Python 3.11 and later; 3.10 gets the newest versions that pyproject.toml allows.
 $(READY): requirements.lock pyproject.toml

@@ -1,14 +1,10 @@
-"""Tensors to pictures: uint8, figures, flipbooks. Pure functions; the one place that knows the
-pixel range.
+"""Tensors to pictures: uint8, figures. Pure functions; the one place that knows the pixel range.
 
 Figures are bare ``matplotlib.figure.Figure`` objects, so nothing lingers in pyplot; :func:`show`
 displays one.
 """
 
-import html
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import sha256
 from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -213,99 +209,6 @@ def show(fig: "matplotlib.figure.Figure", alt: str) -> None:
 
     display(Image(to_png(fig), alt=_alt(alt)))
     plt.close(fig)
-
-
-class Flipbook:
-    """What :func:`flipbook` returns: HTML with a slider, and a contact sheet where HTML is not
-    shown."""
-
-    def __init__(self, page: str, sheet: bytes, alt: str):
-        self.page, self.sheet, self.alt = page, sheet, alt
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        text = f"Flipbook: {self.alt}"
-        return (
-            {
-                "text/html": self.page,
-                "image/png": b64encode(self.sheet).decode(),
-                "text/plain": text,
-            },
-            {"image/png": {"alt": self.alt}},
-        )
-
-
-def flipbook(
-    frames: Tensor | Sequence[Any], labels: Sequence[str], alt: str, width: int = 160
-) -> Flipbook:
-    """A slider over pictures that needs no kernel: frames (F, C, H, W) in [-1, 1], or figures, with
-    a label each.
-
-    The HTML holds every frame. Its script hides all but one and shows the slider; where scripts are
-    stripped, as on a forge, the frames stay side by side. ``width`` is that of a frame on the page,
-    in CSS pixels.
-    """
-    from PIL import Image
-
-    if len(frames) != len(labels) or not len(labels):
-        raise ValueError(
-            f"labels: got {len(labels)}, wanted one for each of the {len(frames)} frames, at"
-            " least 1"
-        )
-    if isinstance(frames, Tensor):
-        pictures = [_png(Image.fromarray(pixels)) for pixels in to_uint8(frames)]
-    else:
-        pictures = [to_png(figure) for figure in frames]
-    alt, name = _alt(alt), sha256(b"".join(pictures) + alt.encode()).hexdigest()[:12]
-    figures = "".join(
-        _FRAME.format(
-            data=b64encode(picture).decode(),
-            alt=html.escape(f"{alt}: {label}"),
-            width=width,
-            label=html.escape(label),
-        )
-        for picture, label in zip(pictures, labels, strict=True)
-    )
-    page = _BOOK.format(
-        name=name, figures=figures, last=len(labels) - 1, alt=html.escape(alt), width=2 * width
-    )
-    return Flipbook(
-        page + f"<script>{_SCRIPT % name}</script>", _contact_sheet(pictures, labels, width), alt
-    )
-
-
-_FRAME = """<figure style="display:inline-block;margin:4px"><img src="data:image/png;base64,{data}" alt="{alt}"
- style="width:{width}px;image-rendering:pixelated"><figcaption>{label}</figcaption></figure>"""
-_BOOK = """<div data-flipbook="{name}">{figures}<input type="range" min="0" max="{last}" value="0" step="1"
- aria-label="{alt}" style="display:none;width:{width}px"></div>"""
-_SCRIPT = """document.querySelectorAll('[data-flipbook="%s"]').forEach(book => {
-  const slider = book.querySelector('input');
-  const turn = () => book.querySelectorAll('figure').forEach(
-    (figure, i) => { figure.style.display = i == slider.value ? 'block' : 'none'; });
-  slider.style.display = 'block'; slider.oninput = turn; turn();
-});"""
-
-
-def _contact_sheet(pictures: Sequence[bytes], labels: Sequence[str], width: int) -> bytes:
-    from PIL import Image, ImageDraw
-
-    tiles = [Image.open(BytesIO(picture)).convert("RGB") for picture in pictures]
-    height = max(round(tile.height * width / tile.width) for tile in tiles)
-    columns = min(len(tiles), max(1, 900 // width))
-    sheet = Image.new(
-        "RGB", (columns * (width + 8), -(-len(tiles) // columns) * (height + 24)), "white"
-    )
-    for i, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
-        x, y = i % columns * (width + 8), i // columns * (height + 24)
-        enlarged = tile.width < width
-        sheet.paste(
-            tile.resize(
-                (width, round(tile.height * width / tile.width)),
-                Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS,
-            ),
-            (x, y),
-        )
-        ImageDraw.Draw(sheet).text((x + 2, y + height + 4), label, fill="black")
-    return _png(sheet)
 
 
 def _png(picture: Any) -> bytes:

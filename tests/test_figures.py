@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import nbval_pictures
-from ddim_tutorial import figures
-from ddim_tutorial.figures import FIGURES, Recipe, check, make, psnr, read_png
 from parts import tiny_unet
+from tools import figures
+from tools.figures import FIGURES, Recipe, check, make, psnr, read_png
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,7 +87,7 @@ def test_a_figure_carries_its_provenance(tmp_path, recipes, model):
     make(tmp_path, recipes)
     card = json.loads((model / "card.json").read_text())
     assert json.loads((tmp_path / "noise.json").read_text()) == {
-        "command": "python -m ddim_tutorial.figures noise",
+        "command": "python -m tools.figures noise",
         "seed": 3,
         "model": str(model),
         "psnr_floor": 40.0,

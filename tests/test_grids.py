@@ -1,7 +1,6 @@
 """Pictures carry their numbers: pixel range, shared scales, captions, alt texts."""
 
 import base64
-import re
 from io import BytesIO
 
 import numpy as np
@@ -207,30 +206,3 @@ def test_a_caption_stays_inside_its_figure():
 
 def test_the_same_figure_gives_the_same_bytes():
     assert grids.to_png(grids.jump_grid(steps(2))) == grids.to_png(grids.jump_grid(steps(2)))
-
-
-def test_flipbook_holds_every_frame_and_a_contact_sheet():
-    frames = torch.linspace(-1, 1, 3).view(3, 1, 1, 1).expand(3, 1, 4, 4)
-    book = grids.flipbook(frames, ["t = 3", "t < 3", "t = 0"], "grey gets white", width=40)
-    data, metadata = book._repr_mimebundle_()
-    page = data["text/html"]
-    found = re.findall(r"base64,([^\"]+)\"", page)
-    values = [np.asarray(Image.open(BytesIO(base64.b64decode(frame))))[0, 0] for frame in found]
-    assert values == [0, 128, 255]
-    assert (
-        "t &lt; 3" in page
-        and 'max="2"' in page
-        and page.count("grey gets white") == 4
-        and "http" not in page
-    )
-    sheet = np.asarray(Image.open(BytesIO(base64.b64decode(data["image/png"]))))
-    assert sheet.shape == (64, 144, 3) and [sheet[0, 48 * k, 0] for k in range(3)] == [0, 128, 255]
-    assert metadata["image/png"]["alt"] == "grey gets white"
-
-
-def test_flipbook_takes_figures():
-    figures = [grids.curve([0, 1], {"a": [0, k]}, "x", "y") for k in (1, 2)]
-    book = grids.flipbook(figures, ["one", "two"], "a rising line", width=200)
-    assert Image.open(BytesIO(book.sheet)).size[0] == 416
-    with pytest.raises(ValueError, match=r"labels: got 1"):
-        grids.flipbook(figures, ["one"], "a rising line")

@@ -12,9 +12,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from torch import nn
 from transformers import CLIPTextModel
 
-from ddim_tutorial import latent, runner, sample, zoo
+from ddim_tutorial import latent, sample, zoo
 from ddim_tutorial.training.emoji import new_pipeline
 from parts import WORDS, relative, tiny_pipeline
+from tools import run_notebooks
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +231,7 @@ def test_the_notebooks_on_latent_models_run_unchanged_on_another_one(name, tmp_p
     folder, stored = tmp_path / "sd", Path(__file__).parents[1] / "notebooks" / f"{name}.ipynb"
     tiny_pipeline(folder / "tokenizer").save_pretrained(folder, safe_serialization=True)
     monkeypatch.setenv("DDIM_TUTORIAL_MODEL", str(folder))
-    measured = runner.run(stored, tmp_path / "executed.ipynb")
+    measured = run_notebooks.run(stored, tmp_path / "executed.ipynb")
     assert "error" not in measured
     seen, wanted = (
         nbformat.read(path, as_version=4).cells for path in (tmp_path / "executed.ipynb", stored)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ddim_tutorial import zoo
-from ddim_tutorial.sampling import sample as ddim_sample
 from ddim_tutorial.peers import from_scheduler, scheduler_times
+from ddim_tutorial.sampling import sample as ddim_sample
 from ddim_tutorial.training import emoji as recipe
 from ddim_tutorial.training import evaluate_emoji as measures
 from ddim_tutorial.training.loop import Settings, fit

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from ddim_tutorial import latent, zoo
 from ddim_tutorial.classifier import Classifier
+from ddim_tutorial.zoo import hub
+from ddim_tutorial.zoo.weights import load_tensors
 from parts import tiny_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -109,7 +111,7 @@ DAMAGE = {
     remove_file: "missing",
     remove_key: "lacks conv_out.bias",
     pickle: "pickled diffusion_pytorch_model.bin",
-    reshape: r"conv_in.bias has shape \(9,\)",
+    reshape: r"conv_in.bias .*9",
 }
 
 
@@ -155,7 +157,7 @@ def test_a_header_length_that_looks_like_a_pickle_is_read(tmp_path, length):
     (tmp_path / "x.safetensors").write_bytes(
         struct.pack("<Q", length) + head + struct.pack("<f", 1.5)
     )
-    assert zoo._tensors(tmp_path / "x.safetensors")["x"].item() == 1.5
+    assert load_tensors(tmp_path / "x.safetensors")["x"].item() == 1.5
 
 
 def test_the_network_schedule_and_examples_are_those_saved(original, device):
@@ -495,7 +497,7 @@ def cache(saved_pipeline, tmp_path, monkeypatch) -> Path:
     nothing else stops it."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(zoo, "_NOTICED", set())
+    monkeypatch.setattr(hub, "NOTICED", set())
     monkeypatch.delenv(zoo.DOWNLOAD, raising=False)
     return tmp_path / "cache"
 
@@ -565,12 +567,12 @@ def test_all_that_a_pipeline_needs_is_asked_of_the_hub(saved_pipeline, tmp_path)
     folder, _ = saved_pipeline
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     for name in names:
-        if any(fnmatch(name, pattern) for pattern in zoo._HUB_FILES):
+        if any(fnmatch(name, pattern) for pattern in hub.HUB_FILES):
             (tmp_path / "sd" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, tmp_path / "sd" / name)
     assert zoo.load(tmp_path / "sd", device="cpu").shape == (4, 8, 8)
     assert not any(
-        fnmatch("unet/diffusion_pytorch_model.bin", pattern) for pattern in zoo._HUB_FILES
+        fnmatch("unet/diffusion_pytorch_model.bin", pattern) for pattern in hub.HUB_FILES
     )
 
 

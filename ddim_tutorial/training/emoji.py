@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ddim_tutorial.grids import from_uint8
-from ddim_tutorial.jump import add_noise
+from ddim_tutorial.predict import add_noise
 from ddim_tutorial.schedule import scaled_linear
 from ddim_tutorial.training.loop import Settings, finished, fit, mixed_precision
 

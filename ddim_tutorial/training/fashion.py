@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.grids import from_uint8, to_uint8
-from ddim_tutorial.predict import add_noise
 from ddim_tutorial.pixel import eps_model
+from ddim_tutorial.predict import add_noise
 from ddim_tutorial.sampling import sample
 from ddim_tutorial.schedule import Schedule, linear, times
 from ddim_tutorial.training.loop import Settings, fit

@@ -15,7 +15,8 @@ from pathlib import Path
 import nbval.plugin
 import numpy as np
 
-FLOOR = 30.0  # dB; the same picture drawn by another build of matplotlib or torch stays above, another one below
+# dB; the same picture drawn by another build of matplotlib or torch stays above, another one below
+FLOOR = 30.0
 LOCKED = re.search(
     r"^matplotlib==(\d+\.\d+)", (Path(__file__).parents[2] / "requirements.lock").read_text(), re.M
 )[1]
@@ -25,7 +26,7 @@ SKIPPED = ("stderr", "text/html", "application/javascript")
 
 def pictures(outputs) -> list[np.ndarray]:
     """The PNGs of a cell's outputs as (H, W, 3) uint8 arrays, in order."""
-    from ddim_tutorial.figures import read_png
+    from tools.figures import read_png
 
     encoded = [
         output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})
@@ -37,7 +38,7 @@ def difference(
     seen: list[np.ndarray], wanted: list[np.ndarray], compared: bool = COMPARED
 ) -> str | None:
     """What is wrong with the pictures ``seen`` where ``wanted`` were stored; None if nothing is."""
-    from ddim_tutorial.figures import psnr
+    from tools.figures import psnr
 
     if len(seen) != len(wanted):
         return f"{len(wanted)} pictures are stored, {len(seen)} were drawn"

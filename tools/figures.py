@@ -1,4 +1,4 @@
-"""The pictures outside the notebooks: ``python -m ddim_tutorial.figures`` draws figures/,
+"""The pictures outside the notebooks: ``python -m tools.figures`` draws figures/,
 ``--check`` compares it.
 
 Every PNG has a JSON file beside it that says how it was made: command, seed, model and the sha256
@@ -123,7 +123,7 @@ def make(folder: Path, recipes: Mapping[str, Recipe] = FIGURES) -> None:
         figure = recipe.draw(bundle, torch.Generator().manual_seed(recipe.seed))
         (folder / f"{name}.png").write_bytes(to_png(figure))
         sidecar = {
-            "command": f"python -m ddim_tutorial.figures {name}",
+            "command": f"python -m tools.figures {name}",
             "seed": recipe.seed,
             "model": recipe.model,
             "model_sha256": bundle.sha256,
@@ -149,15 +149,15 @@ def check(folder: Path, recipes: Mapping[str, Recipe] = FIGURES) -> list[str]:
                     f"{stored}: the picture or its JSON file is missing; run make figures"
                 )
                 continue
-            said, wanted = (
+            recorded, expected = (
                 json.loads(p.with_suffix(".json").read_text(encoding="utf-8"))
                 for p in (stored, drawn)
             )
             problems += [
-                f"{stored.with_suffix('.json')}: {key} is {said.get(key)!r}, wanted"
-                f" {wanted.get(key)!r}"
-                for key in sorted(said.keys() | wanted.keys())
-                if said.get(key) != wanted.get(key)
+                f"{stored.with_suffix('.json')}: {key} is {recorded.get(key)!r}, wanted"
+                f" {expected.get(key)!r}"
+                for key in sorted(recorded.keys() | expected.keys())
+                if recorded.get(key) != expected.get(key)
             ]
             a, b = read_png(stored.read_bytes()), read_png(drawn.read_bytes())
             if a.shape != b.shape:
@@ -172,7 +172,7 @@ def check(folder: Path, recipes: Mapping[str, Recipe] = FIGURES) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m ddim_tutorial.figures", description=__doc__.splitlines()[0]
+        prog="python -m tools.figures", description=__doc__.splitlines()[0]
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}; default: all"

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ddim_tutorial import runner
+from tools import run_notebooks
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
@@ -42,14 +42,16 @@ def project(tmp_path, monkeypatch) -> Path:
 
 def test_seconds_and_peak_memory_are_those_of_the_kernel(project):
     start = time.perf_counter()
-    measured = runner.run(write(Path("notebooks/00_a.ipynb"), SLEEP), Path("build/00_a.ipynb"))
+    measured = run_notebooks.run(
+        write(Path("notebooks/00_a.ipynb"), SLEEP), Path("build/00_a.ipynb")
+    )
     elapsed = time.perf_counter() - start
-    idle = runner.run(
+    idle = run_notebooks.run(
         write(Path("notebooks/01_b.ipynb"), "import time\ntime.sleep(0.5)"),
         Path("build/01_b.ipynb"),
     )
     assert 1.5 <= measured["seconds"] <= elapsed + 0.1
-    assert 200 * MIB < (measured["peak_gib"] - idle["peak_gib"]) * runner.GIB < 350 * MIB
+    assert 200 * MIB < (measured["peak_gib"] - idle["peak_gib"]) * run_notebooks.GIB < 350 * MIB
     (cell,) = nbformat.read("build/00_a.ipynb", as_version=4).cells[1:]
     assert (
         cell.execution_count == 1 and cell.outputs[0].text == f"{300 * MIB}\n" and not cell.metadata
@@ -59,27 +61,27 @@ def test_seconds_and_peak_memory_are_those_of_the_kernel(project):
 def test_run_then_update_writes_the_measured_figures(project, capsys):
     path = write(Path("notebooks/00_a.ipynb"), "1 + 1")
     write(Path("notebooks/_template.ipynb"), "1 / 0")
-    assert runner.main([]) == 0
+    assert run_notebooks.main([]) == 0
     record = json.loads(Path("build/run.json").read_text())
-    said = runner.said(record["notebooks"]["00_a"])
+    summary = run_notebooks.summary(record["notebooks"]["00_a"])
     assert list(record["notebooks"]) == ["00_a"]
-    assert f"+| [00_a](notebooks/00_a.ipynb) | A title | {said} |" in capsys.readouterr().out
+    assert f"+| [00_a](notebooks/00_a.ipynb) | A title | {summary} |" in capsys.readouterr().out
     assert Path("README.md").read_text() == README
     assert nbformat.read(path, as_version=4).cells[1].execution_count is None
 
-    assert runner.main(["--update"]) == 0
+    assert run_notebooks.main(["--update"]) == 0
     text = Path("README.md").read_text()
     assert (
         text.startswith("before\n")
         and text.endswith("after\n")
-        and said in text
+        and summary in text
         and "old" not in text
     )
     assert (
-        f"<!-- measured -->{said}<!-- /measured --> on two"
+        f"<!-- measured -->{summary}<!-- /measured --> on two"
         in nbformat.read(path, as_version=4).cells[0].source
     )
-    assert runner.changes(record, [path]) == {}
+    assert run_notebooks.changes(record, [path]) == {}
 
 
 def test_in_place_stores_only_notebooks_that_ran(project):
@@ -87,32 +89,32 @@ def test_in_place_stores_only_notebooks_that_ran(project):
         write(Path("notebooks/00_a.ipynb"), "1 + 1"),
         write(Path("notebooks/01_b.ipynb"), "1 + 1", "1 / 0"),
     )
-    assert runner.main(["--in-place"]) == 1
+    assert run_notebooks.main(["--in-place"]) == 1
     assert nbformat.read(good, as_version=4).cells[1].execution_count == 1
     assert nbformat.read(bad, as_version=4).cells[1].execution_count is None
 
 
 def test_a_notebook_with_an_error_fails_the_run_and_has_no_figures(project, capsys):
     path = write(Path("notebooks/00_a.ipynb"), "1 / 0")
-    assert runner.main([]) == 1
+    assert run_notebooks.main([]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     record = json.loads(Path("build/run.json").read_text())
-    assert "not measured" in runner.table(record, [path]) and path not in runner.changes(
+    assert "not measured" in run_notebooks.table(
         record, [path]
-    )
+    ) and path not in run_notebooks.changes(record, [path])
 
 
 def test_figures_of_another_model_are_not_kept_or_compared(project, monkeypatch, capsys):
     write(Path("notebooks/00_a.ipynb"), "import os\nprint(os.environ['DDIM_TUTORIAL_MODEL'])")
     write(Path("notebooks/01_b.ipynb"), "1 + 1")
-    assert runner.main(["notebooks/01_b.ipynb"]) == 0
+    assert run_notebooks.main(["notebooks/01_b.ipynb"]) == 0
     capsys.readouterr()
     monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "other")
-    assert runner.main(["notebooks/00_a.ipynb"]) == 0
+    assert run_notebooks.main(["notebooks/00_a.ipynb"]) == 0
     assert "--update" not in capsys.readouterr().out
     assert list(json.loads(Path("build/run.json").read_text())["notebooks"]) == ["00_a"]
     with pytest.raises(SystemExit):
-        runner.main(["--update"])
+        run_notebooks.main(["--update"])
 
 
 def test_a_folder_is_found_from_the_kernels_too(project, monkeypatch, capsys):
@@ -126,11 +128,11 @@ def test_a_folder_is_found_from_the_kernels_too(project, monkeypatch, capsys):
         "import sys\nprint('aside', file=sys.stderr)\n'a value'",
     )
     monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "models/sd")
-    assert runner.main([]) == 0
+    assert run_notebooks.main([]) == 0
     seen = capsys.readouterr()
     assert seen.out.startswith("a folder: True\n00_a ") and "aside" not in seen.out + seen.err
     monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "")
-    runner.main([])
+    run_notebooks.main([])
     assert "a folder" not in capsys.readouterr().out
 
 
@@ -166,32 +168,32 @@ def test_only_the_default_model_has_a_limit_for_a_cell(project, monkeypatch):
     write(Path("notebooks/00_a.ipynb"), "1 + 1")
     limits = []
     monkeypatch.setattr(
-        runner,
+        run_notebooks,
         "run",
         lambda path, target, cell_timeout: (
             limits.append(cell_timeout) or {"seconds": 1.0, "peak_gib": 1.0}
         ),
     )
-    runner.main([])
+    run_notebooks.main([])
     monkeypatch.setenv("DDIM_TUTORIAL_MODEL", "sd-v1-4")
-    runner.main([])
+    run_notebooks.main([])
     assert limits == [600, None]
 
 
 def test_without_notebooks_or_measurements_it_says_so(project):
     for arguments in ([], ["--update"]):
         with pytest.raises(SystemExit) as stopped:
-            runner.main(arguments)
+            run_notebooks.main(arguments)
         assert stopped.value.code == 2
 
 
 def test_the_readme_lists_every_notebook():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    listed = runner.TABLE.search(text)[0]  # with both markers
-    paths = runner.notebooks(ROOT / "notebooks")
+    listed = run_notebooks.TABLE.search(text)[0]  # with both markers
+    paths = run_notebooks.notebooks(ROOT / "notebooks")
     assert listed.count(".ipynb)") == len(paths)
     assert all(
-        f"| [{path.stem}](notebooks/{path.name}) | {runner.title(path)} | " in listed
+        f"| [{path.stem}](notebooks/{path.name}) | {run_notebooks.title(path)} | " in listed
         for path in paths
     )
     assert "not measured" not in listed

@@ -1,4 +1,4 @@
-"""Run the notebooks from scratch and measure them: ``python -m ddim_tutorial.runner`` (``make
+"""Run the notebooks from scratch and measure them: ``python -m tools.run_notebooks`` (``make
 run``).
 
 The executed copies and ``run.json`` (seconds and peak memory of each) go to build/. ``--update``
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 BUILD = Path("build")
+STORE = BUILD / "run.json"
 README = Path("README.md")
 NOTEBOOKS = Path("notebooks")
 TABLE = re.compile(r"(<!-- measured table -->\n).*?(<!-- /measured table -->)", re.DOTALL)
@@ -124,8 +125,8 @@ def machine() -> str:
     )
 
 
-def said(figures: dict[str, float]) -> str:
-    """What the README and a notebook say about it."""
+def summary(figures: dict[str, float]) -> str:
+    """Time and memory as the README and a notebook state them."""
     return f"{figures['seconds'] / 60:.1f} min, {figures['peak_gib']:.1f} GiB"
 
 
@@ -143,7 +144,7 @@ def table(record: dict, paths: list[Path]) -> str:
     rows = ["| notebook | | time, memory |", "|---|---|---|"]
     for path in paths:
         figures = record["notebooks"].get(path.stem)
-        figure = said(figures) if figures and "error" not in figures else "not measured"
+        figure = summary(figures) if figures and "error" not in figures else "not measured"
         rows.append(f"| [{path.stem}]({path.as_posix()}) | {title(path)} | {figure} |")
     return "\n".join(
         [*rows, "", f"Measured on {record['machine']}, each notebook in a fresh kernel.", ""]
@@ -163,14 +164,82 @@ def changes(record: dict, paths: list[Path], readme: Path = README) -> dict[Path
             text = path.read_text(encoding="utf-8")
             new[path] = (
                 text,
-                FIGURE.sub(lambda m, figures=figures: m[1] + said(figures) + m[2], text),
+                FIGURE.sub(lambda m, figures=figures: m[1] + summary(figures) + m[2], text),
             )
     return {path: (old, text) for path, (old, text) in new.items() if old != text}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def new_record(model: str) -> dict:
+    """The figures of the last run, or none if those are of another machine or model: they do not
+    belong in one table."""
+    here = {"machine": machine(), "model": model}
+    record = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
+    if any(record.get(key) != value for key, value in here.items()):
+        return {**here, "notebooks": {}}
+    return record
+
+
+def resolve_model() -> str:
+    """The model that DDIM_TUTORIAL_MODEL names; a folder becomes an absolute path, because the
+    kernels run in notebooks/."""
+    model = os.environ.get("DDIM_TUTORIAL_MODEL", "")
+    if model and Path(model).is_dir():
+        os.environ["DDIM_TUTORIAL_MODEL"] = str(Path(model).resolve())
+    return model
+
+
+def warn_if_busy() -> None:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.5 * (os.cpu_count() or 1):
+        print(
+            f"this machine is busy (load {load:.1f}): the seconds below will be too high",
+            file=sys.stderr,
+        )
+
+
+def run_all(paths: list[Path], record: dict, in_place: bool) -> bool:
+    """Run ``paths`` and add their figures to ``record``; whether all of them ran to the end."""
+    # a larger model may take hours
+    cell_timeout = None if record["model"] else 600
+    succeeded = True
+    for path in paths:
+        figures = run(path, BUILD / path.name, cell_timeout=cell_timeout)
+        failure = figures.pop("error", None)
+        record["notebooks"][path.stem] = figures | ({"error": True} if failure else {})
+        print(
+            f"{path.stem:28} {figures['seconds']:7.1f} s {figures['peak_gib']:7.2f} GiB", flush=True
+        )
+        if failure:
+            succeeded = False
+            print(f"{path}: FAILED\n{failure}", file=sys.stderr, flush=True)
+        elif in_place:
+            shutil.copyfile(BUILD / path.name, path)
+    return succeeded
+
+
+def print_changes(record: dict, paths: list[Path]) -> None:
+    """The lines whose figures differ from the measured ones, as a diff."""
+    for path, (old, new) in changes(record, paths).items():
+        print(f"\n{path} says (-), measured (+); python -m tools.run_notebooks --update writes it:")
+        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
+        print("\n".join(line for line in lines if re.match(r"[-+][^-+]", line)))
+
+
+def update(paths: list[Path]) -> bool:
+    """Write the figures of the last run into README.md and the notebooks; False if there are none
+    of the default model."""
+    record = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
+    if not record.get("notebooks") or record.get("model"):
+        return False
+    for path, (_, text) in changes(record, paths).items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote the measured figures into {path}")
+    return True
+
+
+def arguments_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ddim_tutorial.runner", description=__doc__.splitlines()[0]
+        prog="python -m tools.run_notebooks", description=__doc__.splitlines()[0]
     )
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all in notebooks/")
     parser.add_argument(
@@ -181,64 +250,31 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="run nothing, write the figures of the last run into README.md and the notebooks",
     )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = arguments_parser()
     options = parser.parse_args(arguments)
-    store = BUILD / "run.json"
-    record = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {"notebooks": {}}
     everything = notebooks()
     if options.update:
-        if not record["notebooks"] or record["model"]:
+        if not update(everything):
             parser.error(
-                f"{store}: nothing has been measured with the default model; run without --update"
+                f"{STORE}: nothing has been measured with the default model; run without --update"
                 " first"
             )
-        for path, (_, text) in changes(record, everything).items():
-            path.write_text(text, encoding="utf-8")
-            print(f"wrote the measured figures into {path}")
         return 0
     paths = options.notebooks or everything
     if not paths:
         parser.error(f"there is no notebook in {NOTEBOOKS}/; run from the project's folder")
-    model = os.environ.get("DDIM_TUTORIAL_MODEL", "")
-    if model and Path(model).is_dir():
-        os.environ["DDIM_TUTORIAL_MODEL"] = str(
-            Path(model).resolve()
-        )  # the kernels run in notebooks/
-    here = {"machine": machine(), "model": model}
-    if here != {key: record.get(key) for key in here}:
-        record = {
-            **here,
-            "notebooks": {},
-        }  # figures of two machines or models do not belong in one table
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
-        print(
-            f"this machine is busy (load {os.getloadavg()[0]:.1f}): the seconds below are too many",
-            file=sys.stderr,
-        )
-    for path in paths:
-        figures = run(
-            path, BUILD / path.name, cell_timeout=None if model else 600
-        )  # a larger model may take hours
-        if options.in_place and "error" not in figures:
-            shutil.copyfile(BUILD / path.name, path)
-        record["notebooks"][path.stem] = {
-            key: value for key, value in figures.items() if key != "error"
-        } | ({"error": True} if "error" in figures else {})
-        print(
-            f"{path.stem:28} {figures['seconds']:7.1f} s {figures['peak_gib']:7.2f} GiB", flush=True
-        )
-        if "error" in figures:
-            print(f"{path}: FAILED\n{figures['error']}", file=sys.stderr, flush=True)
+    record = new_record(resolve_model())
+    warn_if_busy()
+    succeeded = run_all(paths, record, options.in_place)
     BUILD.mkdir(exist_ok=True)
-    store.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if not model:
-        for path, (old, new) in changes(record, everything).items():
-            print(
-                f"\n{path} says (-), measured (+); python -m ddim_tutorial.runner --update"
-                " writes it:"
-            )
-            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
-            print("\n".join(line for line in lines if re.match(r"[-+][^-+]", line)))
-    return 1 if any("error" in record["notebooks"][path.stem] for path in paths) else 0
+    STORE.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if not record["model"]:
+        print_changes(record, everything)
+    return 0 if succeeded else 1
 
 
 if __name__ == "__main__":

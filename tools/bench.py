@@ -1,4 +1,4 @@
-"""Ratios against a peer: ``python -m ddim_tutorial.bench`` times diffusers and this package in
+"""Ratios against a peer: ``python -m tools.bench`` times diffusers and this package in
 turns, and prints JSON.
 
 A ratio is diffusers' time / ours of one pair of runs taken one after the other, so a busy machine
@@ -11,28 +11,23 @@ import json
 import math
 import platform
 import statistics
-import time
+import timeit
 from collections.abc import Callable
 
 import torch
+from torch.utils.benchmark import timer
 
-from .peers import from_scheduler, scheduler_times
-from .predict import EpsModel
-from .sampling import ddim_step, sample
+from ddim_tutorial.peers import from_scheduler, scheduler_times
+from ddim_tutorial.predict import EpsModel
+from ddim_tutorial.sampling import ddim_step, sample
 
 SHAPES = {"latents 4x64x64": (2, 4, 64, 64), "pixels 1x32x32": (2, 1, 32, 32)}
 
 
 def seconds(run: Callable[[], object], calls: int) -> float:
     """Seconds that one call takes, the mean over ``calls`` calls in a row."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
+    # torch's clock waits for the GPU; its Timer would warm up anew in every pair
+    return timeit.Timer(run, timer=timer).timeit(calls) / calls
 
 
 def compare(
@@ -85,10 +80,16 @@ def bench_loop(shape: tuple[int, ...], device: str, *, steps: int, width: int, p
     from diffusers import DDIMScheduler, UNet2DModel
 
     unet = UNet2DModel(
-        sample_size=shape[-1], in_channels=shape[1], out_channels=shape[1], layers_per_block=1, norm_num_groups=8,
-        block_out_channels=(width, 2 * width), down_block_types=("DownBlock2D", "DownBlock2D"),
+        sample_size=shape[-1],
+        in_channels=shape[1],
+        out_channels=shape[1],
+        layers_per_block=1,
+        norm_num_groups=8,
+        block_out_channels=(width, 2 * width),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
-    ).to(device).eval()  # fmt: skip
+    )
+    unet.to(device).eval()
     scheduler = DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(steps)
     schedule, grid = from_scheduler(scheduler), scheduler_times(scheduler, steps)
@@ -114,8 +115,8 @@ def bench_latent(
     """A latent model's whole run (guidance 4): StableDiffusionPipeline in float32 against
     ``sample`` on the same network in bf16, channels_last and compiled; the state stays float32.
     ``psnr`` in dB compares the pictures, decoded in float32."""
-    from . import zoo
-    from .noise import generators, randn
+    from ddim_tutorial import zoo
+    from ddim_tutorial.noise import generators, randn
 
     eager, fast = zoo.load(model, device, torch.float32), zoo.load(model, device, torch.bfloat16)
     if not isinstance(eager, zoo.LatentBundle):
@@ -196,7 +197,7 @@ def run_latent(model: str, device: str, *, pairs: int, steps: int) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m ddim_tutorial.bench", description=__doc__.splitlines()[0]
+        prog="python -m tools.bench", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--latent", metavar="MODEL", help="only a latent model, bf16 and compiled")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

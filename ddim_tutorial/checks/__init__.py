@@ -1,0 +1,37 @@
+r"""Judges for a reader's own functions, for the cell below the exercise.
+
+Every check prints what it verified, or the first claim that fails and by how much, or "not
+attempted yet" for a stub that raises NotImplementedError. It never raises for a wrong answer and
+returns None, so that Run All goes on. What is right is taken from closed forms and from diffusers,
+not from this package's own functions.
+"""
+
+from .formulas import (
+    check_add_noise,
+    check_ddim_sigma,
+    check_ddim_step,
+    check_guided_jump,
+    check_predict_x0,
+    check_translation,
+)
+from .inversion import check_invert, check_invert_step, check_slope
+from .noise import check_mix, check_noise, check_slerp
+from .sampling import check_jumps, check_times, check_trajectory
+
+__all__ = [
+    "check_add_noise",
+    "check_ddim_sigma",
+    "check_ddim_step",
+    "check_guided_jump",
+    "check_invert",
+    "check_invert_step",
+    "check_jumps",
+    "check_mix",
+    "check_noise",
+    "check_predict_x0",
+    "check_slerp",
+    "check_slope",
+    "check_times",
+    "check_trajectory",
+    "check_translation",
+]

@@ -1,0 +1,114 @@
+"""Inversion, notebook 03."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..analytic import gaussian
+from ..schedule import linear
+from .judge import Claim, draw, find_problem, judge, verdict
+
+
+@judge
+def check_invert_step(fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Iterator[Claim]:
+    """Judge ``fn(x_s, eps, ab_s, ab_t) -> x_t``: the DDIM step from s up to t with a given eps
+    (DDIM Eq. 13)."""
+    x_0, eps = draw(2, 1, 4, 4), draw(2, 1, 4, 4, seed=1)
+    ab = torch.tensor([1.0, 0.64, 0.36], dtype=torch.float64)
+    yield (
+        "from s = 0 it adds the noise eps: 0.6 x_0 + 0.8 eps",
+        lambda: fn(x_0, eps, ab[0], ab[2]),
+        0.6 * x_0 + 0.8 * eps,
+    )
+    yield (
+        "the true noise stays on the line: from 0.8 x_0 + 0.6 eps to 0.6 x_0 + 0.8 eps",
+        lambda: fn(0.8 * x_0 + 0.6 * eps, eps, ab[1], ab[2]),
+        0.6 * x_0 + 0.8 * eps,
+    )
+    from diffusers import DDIMInverseScheduler
+
+    peer = DDIMInverseScheduler(
+        1000, clip_sample=False, beta_schedule="linear", beta_start=1e-4, beta_end=0.02
+    )
+    peer.set_timesteps(50)
+    bar = peer.alphas_cumprod.double()
+    for timestep in (20, 500, 960):
+        # diffusers' inverse step with "timestep" starts at timestep - 20 and ends at timestep
+        yield (
+            f"diffusers' inverse step from t = {timestep - 19} to t = {timestep + 1}",
+            lambda timestep=timestep: fn(x_0, eps, bar[timestep - 20], bar[timestep]),
+            peer.step(eps, timestep, x_0).prev_sample,
+        )
+
+
+@judge
+def check_invert(fn: Callable[..., Tensor], eps_time: str = "target") -> Iterator[Claim]:
+    r"""Judge ``fn(model, x_0, times, schedule) -> x_T``, naive inversion over sample's decreasing
+    ``times``.
+
+    eps_time: "target" or "source", the time that eps is asked at. The model is exact for Gaussian
+    data of mean 0 and std 0.7, where a step multiplies by :math:`a_t/a_s + (\sigma_t - \sigma_s
+    a_t/a_s)\,\sigma_q/(0.49\,a_q^2 + \sigma_q^2)`, q being the time asked at; it writes down what
+    it is asked, so the first wrong step is named.
+    """
+    if eps_time not in ("target", "source"):
+        raise ValueError(f"eps_time: got {eps_time!r}, wanted 'target' or 'source'")
+    schedule, std = linear(), 0.7
+    exact = gaussian(torch.zeros(1, 2, 2, dtype=torch.float64), std, schedule)
+    a, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    x_0 = draw(2, 1, 2, 2)
+
+    def run(times: list[int]) -> str | None:
+        asked: list[tuple[list[int], Tensor]] = []
+
+        def model(x: Tensor, t: Tensor) -> Tensor:
+            asked.append((t.tolist(), x.detach().clone()))
+            return exact(x, t)
+
+        x, state = fn(model, x_0.clone(), list(times), schedule), x_0
+        for i, (s, t) in enumerate(pairwise(times[::-1])):
+            where = f"step {i + 1} of {len(times) - 1}, from s = {s} up to t = {t}"
+            q = t if eps_time == "target" else max(s, 1)
+            if i == len(asked):
+                return f"{where}: the model was not asked"
+            if asked[i][0] != [q] * len(x_0):
+                return f"{where}: the model was asked at {asked[i][0]}, wanted {[q] * len(x_0)}"
+            if problem := find_problem(asked[i][1], state):
+                wanted = "the result of the step before" if i else "x_0"
+                return f"{where}: the state {problem}: it should be {wanted}"
+            gain = a[t] / a[s] + (sigma[t] - sigma[s] * a[t] / a[s]) * sigma[q] / (
+                std**2 * a[q] ** 2 + sigma[q] ** 2
+            )
+            state = gain * state
+        if len(asked) > len(times) - 1:
+            return f"the model was asked {len(asked)} times for {len(times) - 1} steps"
+        last = f"the last step, from s = {times[1]} up to t = {times[0]}, or what is returned"
+        problem = find_problem(x, state)
+        return problem and f"{last}: {problem}"
+
+    for times in ([1000, 500, 0], list(range(1000, -1, -20)), [982, 500, 23, 1]):
+        shown = ", ".join(map(str, times if len(times) < 6 else [*times[:2], "...", times[-1]]))
+        yield (
+            f"Gaussian data, times {shown}: every state as in closed form",
+            lambda times=times: run(times),
+            verdict,
+        )
+
+
+@judge
+def check_slope(fn: Callable[[list[float], list[float]], float]) -> Iterator[Claim]:
+    """Judge ``fn(x, y) -> slope`` of the least-squares line through (log x, log y): the order of a
+    method."""
+    x = [10.0, 20.0, 50.0, 100.0]
+    yield "y = 3 / x has slope -1", lambda: fn(x, [3 / v for v in x]), -1.0
+    yield "y = x^2 has slope 2", lambda: fn(x, [v**2 for v in x]), 2.0
+    from numpy import log, polyfit
+
+    y = [0.5, 0.3, 0.09, 0.06]
+    yield (
+        "numpy's polyfit on four points that lie on no line",
+        lambda: fn(x, y),
+        float(polyfit(log(x), log(y), 1)[0]),
+    )

@@ -1,0 +1,244 @@
+"""Models with their cards: ``load("fashion")`` reads checked safetensors from disk, and from the
+network only if asked.
+
+A model is a folder of diffusers components: a pixel model (``unet/``, ``scheduler/``) or a
+StableDiffusionPipeline (with ``model_index.json``, ``vae/``, ``text_encoder/``, ``tokenizer/``). A
+bundled one has perhaps ``classifier/``, ``noisy_classifier/`` and ``examples.safetensors``. Its
+``card.json`` says where the weights come from, how good they are, and the sha256 of every file. A
+diffusers folder without a card loads too; then only its content is checked.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..gan import Generator
+from ..peers import from_scheduler
+from ..pixel import eps_model
+from .bundle import Bundle, Examples, LatentBundle, read_examples
+from .card import file_sha256, verify, write_card
+from .hub import ALIASES, DOWNLOAD, VARIABLE, Alias, from_hub
+from .pipeline import TEXT_ENCODER, UNET, VAE, load_pipeline
+from .scheduler import read_scheduler, to_ddim
+from .unet import load_unet, sample_shape
+from .weights import DIFFUSERS, build_generator, find_device, find_weights, load_module, read_json
+
+__all__ = [
+    "ALIASES",
+    "DOWNLOAD",
+    "TEXT_ENCODER",
+    "UNET",
+    "VAE",
+    "VARIABLE",
+    "ZOO",
+    "Alias",
+    "Bundle",
+    "Examples",
+    "LatentBundle",
+    "load",
+    "load_generator",
+    "names",
+    "to_ddim",
+    "verify",
+    "write_card",
+]
+
+ZOO = Path(__file__).parent
+LATENT_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+)
+PIXEL_PIPELINES = ("DDIMPipeline", "DDPMPipeline", "PNDMPipeline")
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+
+
+def names() -> list[str]:
+    """The bundled models."""
+    return sorted(card.parent.name for card in ZOO.glob("*/card.json"))
+
+
+def load(
+    name_or_path: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    download: bool | None = None,
+    default: str = "fashion",
+) -> Bundle | LatentBundle:
+    """Load a bundled model by name, a diffusers folder, or a Stable Diffusion model of the Hugging
+    Face hub.
+
+    Looked for in this order: the bundled models; a folder; an alias (sd-v1-4) or hub id
+    (owner/name) in the local cache; and only with ``download`` on the hub.
+
+    Args:
+        name_or_path: None is the environment variable DDIM_TUTORIAL_MODEL, or ``default`` where it
+            is not set.
+        device: None is CUDA where there is one, else the CPU.
+        dtype: of the networks alone (torch.bfloat16, torch.float16); the state keeps its own. None
+            is float32, and float16 for a latent model on CUDA.
+        download: whether the network may be used. None is the environment variable
+            DDIM_TUTORIAL_DOWNLOAD=1, else no.
+        default: a bundled model. Where the variable names a model of the other kind (pixel or
+            latent), ``default`` is loaded and a line says so: one setting serves notebooks on both
+            kinds.
+
+    Returns a :class:`Bundle`, or a :class:`LatentBundle` for a StableDiffusionPipeline.
+    For a compiled network: ``pixel.eps_model(torch.compile(bundle.unet))``.
+
+    Raises ValueError, naming the file, for weights that are missing, truncated, changed since the
+    card was written, pickled, not finite, incomplete, or of another shape than the configuration,
+    for a scheduler of another process (flow matching, EDM), and for a sample_size that does not
+    pass through the network; TypeError for a dtype of integers. Warns where the scheduler would
+    clip x0_hat, which is not done here.
+    """
+    download = os.environ.get(DOWNLOAD) == "1" if download is None else download
+    folder = _setting(default, download) if name_or_path is None else _find(name_or_path, download)
+    device, latent = find_device(device), _is_latent(folder)
+    dtype = _dtype(latent, device) if dtype is None else dtype
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(
+            f"dtype: got {dtype!r}, wanted torch.float32, torch.bfloat16 or torch.float16"
+        )
+    card = verify(folder) if (folder / "card.json").exists() else {}
+    examples = folder / "examples.safetensors"
+    common: dict[str, Any] = {
+        "name": card.get("name") or _name(folder),
+        "folder": folder,
+        "card": card,
+        "device": device,
+        "dtype": dtype,
+        "examples": read_examples(examples) if examples.exists() else None,
+    }
+    if latent:
+        pipe = load_pipeline(folder, device, dtype)
+        return LatentBundle(
+            pipe=pipe,
+            schedule=from_scheduler(pipe.scheduler),
+            shape=sample_shape(pipe.unet.config, folder / "unet" / "config.json"),
+            sha256=file_sha256(*find_weights(folder / "unet", DIFFUSERS).paths),
+            **common,
+        )
+    component = _unet_folder(folder)
+    unet = load_unet(component, device, dtype)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if component == folder and not scheduler.exists():
+        scheduler = folder / "scheduler_config.json"
+    return Bundle(
+        unet=unet,
+        model=eps_model(unet),
+        schedule=from_scheduler(read_scheduler(scheduler, ("epsilon",))),
+        shape=sample_shape(unet.config, component / "config.json"),
+        sha256=file_sha256(*find_weights(component, DIFFUSERS).paths),
+        **common,
+    )
+
+
+def _unet_folder(folder: Path) -> Path:
+    """Where the network of a pixel model is: in ``unet/``, or in the folder's root."""
+    if (folder / "unet").is_dir() or not (folder / "config.json").exists():
+        return folder / "unet"
+    return folder
+
+
+def _dtype(latent: bool, device: torch.device) -> torch.dtype:
+    return torch.float16 if latent and device.type == "cuda" else torch.float32
+
+
+def _name(folder: Path) -> str:
+    """The folder's name, or the hub id where the folder lies in the hub's cache
+    (models--owner--name/snapshots/...)."""
+    if folder.parent.name == "snapshots":
+        return folder.parents[1].name.removeprefix("models--").replace("--", "/")
+    return folder.name
+
+
+def _is_latent(folder: Path) -> bool:
+    """Whether the folder holds a latent model; ValueError, saying what it holds, for one that is
+    no diffusion model."""
+    if (folder / "model.safetensors").exists():
+        raise ValueError(
+            f"{folder}: a single network, not a diffusion model; zoo.load_generator reads a GAN"
+        )
+    index, root = folder / "model_index.json", folder / "config.json"
+    kind = read_json(index).get("_class_name") if index.exists() else "DDIMPipeline"
+    if kind not in LATENT_PIPELINES + PIXEL_PIPELINES:
+        raise ValueError(
+            f"{index}: it describes a {kind}, wanted a StableDiffusionPipeline (SD 1.x or 2.x), or"
+            " a DDIMPipeline or DDPMPipeline for a model of pixels"
+        )
+    if not index.exists() and not (folder / "unet").is_dir() and root.exists():
+        network = read_json(root).get("_class_name")
+        if network != "UNet2DModel":
+            raise ValueError(
+                f"{root}: the folder is that of one network, {network}, wanted a UNet2DModel, or a"
+                " whole pipeline's folder with its model_index.json"
+            )
+    return kind in LATENT_PIPELINES
+
+
+def _setting(default: str, download: bool) -> Path:
+    """The folder of the model that the environment asks for, or of ``default`` if that is one of
+    the other kind."""
+    setting = os.environ.get(VARIABLE)
+    if not setting:
+        return _find(default, download)
+    try:
+        folder = _find(setting, download)
+        latent = _is_latent(folder)
+    except ValueError as error:
+        raise ValueError(f"{VARIABLE}={setting}: {error}") from error
+    if default in names() and latent != _is_latent(ZOO / default):
+        print(
+            f"{VARIABLE}={setting} is a {'latent' if latent else 'pixel'} model; loaded here:"
+            f" {default}"
+        )
+        return ZOO / default
+    return folder
+
+
+def load_generator(
+    name_or_path: str | Path = "fashion_gan", device: str | torch.device | None = None
+) -> Generator:
+    """Load the small GAN's generator, ``generator(z) -> x``, float32 and frozen; refused as in
+    :func:`load`."""
+    folder = _find(name_or_path)
+    if (folder / "card.json").exists():
+        verify(folder)
+    return load_module(folder / "model.safetensors", build_generator, find_device(device))
+
+
+def _find(name_or_path: str | Path, download: bool = False) -> Path:
+    name = str(name_or_path)
+    if name in names():
+        return ZOO / name
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return path
+    diffusion = [name for name in names() if not (ZOO / name / "model.safetensors").exists()]
+    if path.suffix in SINGLE_FILES:
+        raise ValueError(_single_file(path))
+    if name in ALIASES or re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
+        return from_hub(name, download, diffusion)
+    bundled = ", ".join(diffusion) or "none is installed"
+    raise ValueError(
+        f"name_or_path: got {name!r}, which is neither a bundled model ({bundled}) nor a folder,"
+        f" nor {', '.join(ALIASES)} or another owner/name on the Hugging Face hub"
+    )
+
+
+def _single_file(path: Path) -> str:
+    if not path.exists():
+        return (
+            f"name_or_path: there is no file {path}, and single files are not read: wanted a folder"
+        )
+    file, folder = path.as_posix(), path.with_suffix("").as_posix()
+    convert = f"StableDiffusionPipeline.from_single_file({file!r}).save_pretrained({folder!r})"
+    return (
+        f"{path}: a single-file checkpoint, which is not read here; convert it once with diffusers,"
+        f" {convert}, and load the folder {folder}"
+    )

@@ -1,0 +1,118 @@
+"""A loaded model with all that belongs to it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..classifier import Classifier
+from ..latent import LatentSpace, from_pipeline
+from ..pixel import Labels, eps_model
+from ..predict import EpsModel
+from ..schedule import Schedule
+from .weights import build_classifier, load_module, load_tensors
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+
+class Examples(NamedTuple):
+    """Held-out pictures: images (N, C, H, W), float32 in [-1, 1], and labels (N,) int64, on the
+    CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A loaded model with all that belongs to it.
+
+    ``model`` is the network without a condition (the null class); ``shape`` is (C, H, W);
+    ``sha256`` is that of the diffusion weights, for the provenance of figures; ``examples`` is None
+    where the folder has none.
+    """
+
+    name: str
+    folder: Path
+    unet: nn.Module = field(repr=False)
+    model: EpsModel = field(repr=False)
+    schedule: Schedule = field(repr=False)
+    shape: tuple[int, int, int]
+    card: dict[str, Any] = field(repr=False)
+    examples: Examples | None = field(repr=False)
+    device: torch.device
+    dtype: torch.dtype
+    sha256: str
+
+    def conditional(self, labels: Labels) -> EpsModel:
+        """The model for ``labels``: (B,) int or one int for all; None is the null class."""
+        return eps_model(
+            self.unet, labels=labels.to(self.device) if isinstance(labels, Tensor) else labels
+        )
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The clean-picture classifier, for evaluation: ``classifier(x_0) -> logits``. float32."""
+        return self._part("classifier", build_classifier)
+
+    @cached_property
+    def noisy_classifier(self) -> Classifier:
+        """The classifier that is told the time, for guidance: ``noisy_classifier(x_t, t) ->
+        logits``. float32."""
+        return self._part("noisy_classifier", build_classifier)
+
+    def _part(self, component: str, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
+        return load_module(self.folder / component / "model.safetensors", build, self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class LatentBundle:
+    """A loaded StableDiffusionPipeline with all that belongs to it.
+
+    ``model`` is the network without a prompt; ``shape`` is that of a latent, (C, h, w); ``sha256``
+    is that of the diffusion weights; ``examples`` is None where the folder has none.
+    """
+
+    name: str
+    folder: Path
+    pipe: "StableDiffusionPipeline" = field(repr=False)
+    schedule: Schedule = field(repr=False)
+    shape: tuple[int, int, int]
+    card: dict[str, Any] = field(repr=False)
+    examples: Examples | None = field(repr=False)
+    device: torch.device
+    dtype: torch.dtype
+    sha256: str
+
+    def space(
+        self, prompt: str | list[str], negative_prompt: str = "", scale: float = 7.5
+    ) -> LatentSpace:
+        """The latent space guided towards ``prompt``, see :func:`latent.from_pipeline`."""
+        return from_pipeline(self.pipe, prompt, negative_prompt, scale)
+
+    @cached_property
+    def model(self) -> EpsModel:
+        return self.space("", scale=1.0).model
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """A prompt for each of ``examples``; none where the folder has no examples."""
+        from safetensors import safe_open
+
+        if self.examples is None:
+            return []
+        with safe_open(self.folder / "examples.safetensors", "pt") as file:
+            return json.loads((file.metadata() or {})["captions"])
+
+
+def read_examples(path: Path) -> Examples:
+    from ..grids import from_uint8
+
+    tensors = load_tensors(path)
+    return Examples(from_uint8(tensors["images"]), tensors["labels"])
