@@ -18,10 +18,11 @@ from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.gan import Generator
 from ddim_tutorial.schedule import linear
-from ddim_tutorial.training import evaluate, fashion, gan
+from ddim_tutorial.training import evaluate, fashion, gan, muon
 from ddim_tutorial.training.loop import Settings, build_optimizers, finished, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}
 PICTURES = torch.randint(
     256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
 )
@@ -68,14 +69,15 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
+def test_a_killed_run_goes_on_bit_for_bit(recipe, precision, tmp_path):
     build, loss = RECIPES[recipe]
     loss = partial(loss, data=(PICTURES, LABELS), batch=4)
 
     def run(folder, seed, on_save=None):
         torch.manual_seed(seed)  # the weights a resumed run starts with must not matter
-        return fit(build(), loss, tmp_path / folder, SETTINGS, on_save=on_save)
+        return fit(build(), loss, tmp_path / folder, SETTINGS, precision=precision, on_save=on_save)
 
     def kill(ema, step):
         if step == 2:
@@ -98,6 +100,49 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
         for a, b in zip(whole.parameters(), run("whole", seed=1).parameters(), strict=True)
     ]
     assert not any(moved), "a finished run trains no further"
+
+
+@pytest.mark.parametrize("order", [("no", "bf16", "no"), ("bf16", "no", "bf16")])
+def test_each_run_of_a_process_trains_in_its_own_precision(order, tmp_path):
+    """One network, trained three times: its convolution says what autocast made of it."""
+    network, x, seen = nn.Sequential(nn.Conv2d(1, 1, 1)), torch.ones(1, 1, 2, 2), []
+    network[0].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    for i, precision in enumerate(order):
+
+        def loss(net):
+            return (net(x) - 1).square().mean(), {}
+
+        folder = tmp_path / str(i)
+        average = fit(network, loss, folder, replace(SETTINGS, steps=2), precision=precision)
+        assert json.loads((folder / "settings.json").read_text())["precision"] == precision
+        assert seen == [PRECISIONS[precision]] * 2
+        assert network(x).dtype == average(x).dtype == torch.float32
+        assert seen[2:] == [torch.float32] * 2
+        seen.clear()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_muon_computes_in_the_precision_of_its_run(precision, tmp_path, monkeypatch):
+    asked = []
+
+    def orthogonal(matrix, dtype):
+        asked.append(dtype)
+        return matrix
+
+    monkeypatch.setattr(muon, "orthogonal", orthogonal)
+    settings = replace(SETTINGS, steps=1)
+
+    def loss(net):
+        return net(torch.ones(1, 2)).float().sum(), {}
+
+    fit(nn.Linear(2, 2), loss, tmp_path, settings, precision=precision, matrices={"weight"})
+    assert asked == [PRECISIONS[precision]]
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"precision: got 'fp16', wanted one of no, bf16"):
+        fit(Line(), slopes([1.0]), tmp_path / "run", SETTINGS, precision="fp16")
+    assert not (tmp_path / "run").exists()
 
 
 class Line(nn.Module):
@@ -178,17 +223,21 @@ def test_seconds_go_on_from_the_checkpoint_and_a_cut_line_of_the_log_is_dropped(
     assert [line["step"] for line in lines] == [2, 4] and lines[1]["seconds"] > 5000
     said = capsys.readouterr().out
     assert (
-        "lr was 0.01, the run goes on with 0.5" in said
+        "lr was 0.01, the run continues with 0.5" in said
         and "steps was 2" in said
         and "ema was" not in said
+        and "precision was" not in said
     )
+    fit(Line(), slopes([1.0]), tmp_path, replace(settings, steps=5), precision="bf16")
+    assert "precision was 'no', the run continues with 'bf16'" in capsys.readouterr().out
     state.write_bytes(b"\x00" * 5)
     with pytest.raises(ValueError, match=r"state\.safetensors: truncated or damaged"):
         fit(Line(), slopes([1.0]), tmp_path, settings, precision="no")
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_muon_turns_a_gradient_into_an_orthogonal_update(layout):
+def test_muon_turns_a_gradient_into_an_orthogonal_update(layout, precision):
     """One step from zero moments is -lr 0.2 sqrt(max(m, n)) U V^T for a gradient U S V^T, roughly:
     the iteration that orthogonalises stops with singular values between 0.7 and 1.2."""
     torch.manual_seed(0)
@@ -198,21 +247,22 @@ def test_muon_turns_a_gradient_into_an_orthogonal_update(layout):
         8, 1, 1, 1
     )
     weight.grad = gradient.clone(memory_format=torch.preserve_format)
-    optimizers = build_optimizers(convolution, replace(SETTINGS, weight_decay=0.0), {"weight"})
+    settings = replace(SETTINGS, weight_decay=0.0)
+    optimizers = build_optimizers(convolution, settings, {"weight"}, PRECISIONS[precision])
     optimizers["muon"].step()
     update = ((before - weight.detach()) / (SETTINGS.lr * 0.2 * 54**0.5)).flatten(1)
     u, _, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
     along = u.mT @ update @ v.mT
     assert (along - along.diagonal().diag()).abs().max() < 0.05
     assert 0.6 < along.diagonal().min() and along.diagonal().max() < 1.3
-    assert [len(group["params"]) for group in optimizers["optimizer"].param_groups] == [
-        1
-    ]  # the bias
+    (adamw,) = optimizers["optimizer"].param_groups
+    assert len(adamw["params"]) == 1  # the bias
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has it from 2.9 on")
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", [(8, 54), (54, 8), (16, 16)])
-def test_muon_agrees_with_torch_in_whatever_precision_it_computes(shape):
+def test_muon_agrees_with_torch_in_either_precision(shape, precision):
     """torch's own step computes in bf16, eight bits; ten steps from the same gradients end within
     one in fifty."""
     torch.manual_seed(0)
@@ -221,7 +271,7 @@ def test_muon_agrees_with_torch_in_whatever_precision_it_computes(shape):
     start = theirs.detach().clone()
     settings = replace(SETTINGS, lr=0.01, weight_decay=0.1)
     optimizers = [
-        build_optimizers(layer, settings, {"weight"})["muon"],
+        build_optimizers(layer, settings, {"weight"}, PRECISIONS[precision])["muon"],
         torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     ]
     for _ in range(10):
