@@ -17,8 +17,10 @@ from torch import nn
 from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.gan import Generator
+from ddim_tutorial.metrics import frechet
 from ddim_tutorial.schedule import linear
-from ddim_tutorial.training import evaluate, fashion, gan, muon
+from ddim_tutorial.training import fashion, gan, muon
+from ddim_tutorial.training.evaluate import measures, tables
 from ddim_tutorial.training.loop import Settings, build_optimizers, finished, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
@@ -133,7 +135,7 @@ def test_muon_computes_in_the_precision_of_its_run(precision, tmp_path, monkeypa
     settings = replace(SETTINGS, steps=1)
 
     def loss(net):
-        return net(torch.ones(1, 2)).float().sum(), {}
+        return net(torch.ones(1, 2)).float().square().sum(), {}
 
     fit(nn.Linear(2, 2), loss, tmp_path, settings, precision=precision, matrices={"weight"})
     assert asked == [PRECISIONS[precision]]
@@ -400,20 +402,20 @@ def test_frechet_of_shifted_and_stretched_features_has_a_closed_form():
     x = (x - x.mean(0)) @ torch.linalg.qr(torch.randn(5, 5)).Q
     # commuting covariances C and 4 C: |shift|^2 + tr C (2 - 1)^2
     wanted = 5 * 0.3**2 + x.var(0).sum().item()
-    assert evaluate.frechet(x, 2 * x + 0.3) == pytest.approx(wanted, rel=1e-4)
-    assert evaluate.frechet(x, x) == pytest.approx(0, abs=1e-6)
+    assert frechet(x, 2 * x + 0.3) == pytest.approx(wanted, rel=1e-4)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-6)
 
 
 def test_nearest_is_the_rms_difference_to_the_nearest():
     reference = torch.randn(30, 1, 4, 4)
     x = reference[[3, 20]] + torch.tensor([0.01, -0.02]).view(2, 1, 1, 1)
     torch.testing.assert_close(
-        evaluate.nearest(x, reference), torch.tensor([0.01, 0.02]), rtol=1e-3, atol=0
+        measures.nearest(x, reference), torch.tensor([0.01, 0.02]), rtol=1e-3, atol=0
     )
 
 
 def test_balanced_takes_the_first_of_each_class():
-    assert evaluate.balanced(torch.tensor([1, 0, 1, 1, 0, 0]), 2).tolist() == [1, 4, 0, 2]
+    assert measures.balanced(torch.tensor([1, 0, 1, 1, 0, 0]), 2).tolist() == [1, 4, 0, 2]
 
 
 def test_mirrored_pictures_are_the_picture_or_its_mirror_image():
@@ -438,7 +440,7 @@ def test_a_classifier_takes_the_time_it_was_built_for():
 
 
 def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "TABLES", tmp_path)
+    monkeypatch.setattr(tables, "TABLES", tmp_path)
     measured = []
 
     def measure(S, method):
@@ -450,8 +452,8 @@ def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_pat
     plan = [{"S": 10, "method": "naive"}, {"S": 20, "method": "naive"}]
     bundle = replace(zoo.load("fashion"), sha256="a")
     with pytest.raises(KeyboardInterrupt):
-        evaluate.fill("tiny-table", bundle, plan, measure, lambda: {"what": "test"})
-    evaluate.fill("tiny-table", bundle, plan, measure, lambda: {"what": "never asked"})
+        tables.fill("tiny-table", bundle, plan, measure, "no", lambda: {"what": "test"})
+    tables.fill("tiny-table", bundle, plan, measure, "no", lambda: {"what": "never asked"})
     table = json.loads((tmp_path / "tiny_table.json").read_text())
     assert measured == [(10, "naive"), (20, "naive"), (20, "naive")]
     assert (
@@ -461,18 +463,47 @@ def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_pat
     )
     assert [(cell["S"], cell["rms"]) for cell in table["cells"]] == [(10, 0.1), (20, 0.2)]
 
-    evaluate.fill(
-        "tiny-table", replace(bundle, sha256="b"), plan[:1], measure, lambda: {"what": "new"}
+    tables.fill(
+        "tiny-table", replace(bundle, sha256="b"), plan[:1], measure, "no", lambda: {"what": "new"}
     )
-    table = json.loads((tmp_path / "tiny_table.json").read_text())
+    path = tmp_path / "tiny_table.json"
+    table, before = json.loads(path.read_text()), path.read_bytes()
     assert table["unet_sha256"] == "b" and table["what"] == "new" and len(table["cells"]) == 1
+    with pytest.raises(ValueError, match=r"tiny_table\.json: .*float32, wanted bf16"):
+        tables.fill(
+            "tiny-table", replace(bundle, sha256="b"), plan, measure, "bf16", lambda: {"what": "no"}
+        )
+    assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("path", sorted(evaluate.TABLES.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_pictures_are_drawn_and_tables_filled_in_the_precision_asked_for(
+    precision, tmp_path, monkeypatch
+):
+    bundle, seen = zoo.load("fashion"), []
+    hook = bundle.unet.conv_in.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    x = measures.draw(bundle, torch.tensor([1, 5]), 2, precision=precision)
+    hook.remove()
+    assert x.dtype == torch.float32 and set(seen) == {PRECISIONS[precision]}
+    monkeypatch.setattr(tables, "TABLES", tmp_path)
+    tables.fill("tiny", bundle, [{"S": 2}], lambda S: {"rms": 0.1}, precision, dict)
+    table = json.loads((tmp_path / "tiny.json").read_text())
+    assert table["network"] == measures.NETWORK[precision]
+    assert table["command"].endswith("tiny" if precision == "no" else "tiny --precision bf16")
+
+
+def test_pictures_are_drawn_in_float32_unless_told():
+    bundle, labels = zoo.load("fashion"), torch.tensor([1])
+    assert torch.equal(
+        measures.draw(bundle, labels, 2), measures.draw(bundle, labels, 2, precision="no")
+    )
+    with pytest.raises(ValueError, match=r"precision: got 'float16', wanted one of no, bf16"):
+        measures.draw(bundle, labels, 2, precision="float16")
+
+
+@pytest.mark.parametrize("path", sorted(tables.TABLES.glob("*.json")), ids=lambda path: path.stem)
 def test_a_stored_table_belongs_to_the_bundled_weights(path):
     table = json.loads(path.read_text())
     assert table["unet_sha256"] == zoo.load(table["model"]).sha256
-    assert (
-        table["command"]
-        == f"python -m ddim_tutorial.training.evaluate {path.stem.replace('_', '-')}"
-    )
+    command = f"python -m ddim_tutorial.training.evaluate {path.stem.replace('_', '-')}"
+    assert table["command"].removesuffix(" --precision bf16") == command
