@@ -17,11 +17,14 @@ from torch import nn
 from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.gan import Generator
+from ddim_tutorial.metrics import frechet
 from ddim_tutorial.schedule import linear
-from ddim_tutorial.training import evaluate, fashion, gan
+from ddim_tutorial.training import fashion, gan, muon
+from ddim_tutorial.training.evaluate import measures, tables
 from ddim_tutorial.training.loop import Settings, build_optimizers, finished, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}
 PICTURES = torch.randint(
     256, (40, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
 )
@@ -68,14 +71,15 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
+def test_a_killed_run_goes_on_bit_for_bit(recipe, precision, tmp_path):
     build, loss = RECIPES[recipe]
     loss = partial(loss, data=(PICTURES, LABELS), batch=4)
 
     def run(folder, seed, on_save=None):
         torch.manual_seed(seed)  # the weights a resumed run starts with must not matter
-        return fit(build(), loss, tmp_path / folder, SETTINGS, on_save=on_save)
+        return fit(build(), loss, tmp_path / folder, SETTINGS, precision=precision, on_save=on_save)
 
     def kill(ema, step):
         if step == 2:
@@ -98,6 +102,49 @@ def test_a_killed_run_goes_on_bit_for_bit(recipe, tmp_path):
         for a, b in zip(whole.parameters(), run("whole", seed=1).parameters(), strict=True)
     ]
     assert not any(moved), "a finished run trains no further"
+
+
+@pytest.mark.parametrize("order", [("no", "bf16", "no"), ("bf16", "no", "bf16")])
+def test_each_run_of_a_process_trains_in_its_own_precision(order, tmp_path):
+    """One network, trained three times: its convolution says what autocast made of it."""
+    network, x, seen = nn.Sequential(nn.Conv2d(1, 1, 1)), torch.ones(1, 1, 2, 2), []
+    network[0].register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    for i, precision in enumerate(order):
+
+        def loss(net):
+            return (net(x) - 1).square().mean(), {}
+
+        folder = tmp_path / str(i)
+        average = fit(network, loss, folder, replace(SETTINGS, steps=2), precision=precision)
+        assert json.loads((folder / "settings.json").read_text())["precision"] == precision
+        assert seen == [PRECISIONS[precision]] * 2
+        assert network(x).dtype == average(x).dtype == torch.float32
+        assert seen[2:] == [torch.float32] * 2
+        seen.clear()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_muon_computes_in_the_precision_of_its_run(precision, tmp_path, monkeypatch):
+    asked = []
+
+    def orthogonal(matrix, dtype):
+        asked.append(dtype)
+        return matrix
+
+    monkeypatch.setattr(muon, "orthogonal", orthogonal)
+    settings = replace(SETTINGS, steps=1)
+
+    def loss(net):
+        return net(torch.ones(1, 2)).float().square().sum(), {}
+
+    fit(nn.Linear(2, 2), loss, tmp_path, settings, precision=precision, matrices={"weight"})
+    assert asked == [PRECISIONS[precision]]
+
+
+def test_an_unknown_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"precision: got 'fp16', wanted one of no, bf16"):
+        fit(Line(), slopes([1.0]), tmp_path / "run", SETTINGS, precision="fp16")
+    assert not (tmp_path / "run").exists()
 
 
 class Line(nn.Module):
@@ -178,17 +225,21 @@ def test_seconds_go_on_from_the_checkpoint_and_a_cut_line_of_the_log_is_dropped(
     assert [line["step"] for line in lines] == [2, 4] and lines[1]["seconds"] > 5000
     said = capsys.readouterr().out
     assert (
-        "lr was 0.01, the run goes on with 0.5" in said
+        "lr was 0.01, the run continues with 0.5" in said
         and "steps was 2" in said
         and "ema was" not in said
+        and "precision was" not in said
     )
+    fit(Line(), slopes([1.0]), tmp_path, replace(settings, steps=5), precision="bf16")
+    assert "precision was 'no', the run continues with 'bf16'" in capsys.readouterr().out
     state.write_bytes(b"\x00" * 5)
     with pytest.raises(ValueError, match=r"state\.safetensors: truncated or damaged"):
         fit(Line(), slopes([1.0]), tmp_path, settings, precision="no")
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_muon_turns_a_gradient_into_an_orthogonal_update(layout):
+def test_muon_turns_a_gradient_into_an_orthogonal_update(layout, precision):
     """One step from zero moments is -lr 0.2 sqrt(max(m, n)) U V^T for a gradient U S V^T, roughly:
     the iteration that orthogonalises stops with singular values between 0.7 and 1.2."""
     torch.manual_seed(0)
@@ -198,21 +249,22 @@ def test_muon_turns_a_gradient_into_an_orthogonal_update(layout):
         8, 1, 1, 1
     )
     weight.grad = gradient.clone(memory_format=torch.preserve_format)
-    optimizers = build_optimizers(convolution, replace(SETTINGS, weight_decay=0.0), {"weight"})
+    settings = replace(SETTINGS, weight_decay=0.0)
+    optimizers = build_optimizers(convolution, settings, {"weight"}, PRECISIONS[precision])
     optimizers["muon"].step()
     update = ((before - weight.detach()) / (SETTINGS.lr * 0.2 * 54**0.5)).flatten(1)
     u, _, v = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
     along = u.mT @ update @ v.mT
     assert (along - along.diagonal().diag()).abs().max() < 0.05
     assert 0.6 < along.diagonal().min() and along.diagonal().max() < 1.3
-    assert [len(group["params"]) for group in optimizers["optimizer"].param_groups] == [
-        1
-    ]  # the bias
+    (adamw,) = optimizers["optimizer"].param_groups
+    assert len(adamw["params"]) == 1  # the bias
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has it from 2.9 on")
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("shape", [(8, 54), (54, 8), (16, 16)])
-def test_muon_agrees_with_torch_in_whatever_precision_it_computes(shape):
+def test_muon_agrees_with_torch_in_either_precision(shape, precision):
     """torch's own step computes in bf16, eight bits; ten steps from the same gradients end within
     one in fifty."""
     torch.manual_seed(0)
@@ -221,7 +273,7 @@ def test_muon_agrees_with_torch_in_whatever_precision_it_computes(shape):
     start = theirs.detach().clone()
     settings = replace(SETTINGS, lr=0.01, weight_decay=0.1)
     optimizers = [
-        build_optimizers(layer, settings, {"weight"})["muon"],
+        build_optimizers(layer, settings, {"weight"}, PRECISIONS[precision])["muon"],
         torch.optim.Muon([theirs], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
     ]
     for _ in range(10):
@@ -350,20 +402,20 @@ def test_frechet_of_shifted_and_stretched_features_has_a_closed_form():
     x = (x - x.mean(0)) @ torch.linalg.qr(torch.randn(5, 5)).Q
     # commuting covariances C and 4 C: |shift|^2 + tr C (2 - 1)^2
     wanted = 5 * 0.3**2 + x.var(0).sum().item()
-    assert evaluate.frechet(x, 2 * x + 0.3) == pytest.approx(wanted, rel=1e-4)
-    assert evaluate.frechet(x, x) == pytest.approx(0, abs=1e-6)
+    assert frechet(x, 2 * x + 0.3) == pytest.approx(wanted, rel=1e-4)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-6)
 
 
 def test_nearest_is_the_rms_difference_to_the_nearest():
     reference = torch.randn(30, 1, 4, 4)
     x = reference[[3, 20]] + torch.tensor([0.01, -0.02]).view(2, 1, 1, 1)
     torch.testing.assert_close(
-        evaluate.nearest(x, reference), torch.tensor([0.01, 0.02]), rtol=1e-3, atol=0
+        measures.nearest(x, reference), torch.tensor([0.01, 0.02]), rtol=1e-3, atol=0
     )
 
 
 def test_balanced_takes_the_first_of_each_class():
-    assert evaluate.balanced(torch.tensor([1, 0, 1, 1, 0, 0]), 2).tolist() == [1, 4, 0, 2]
+    assert measures.balanced(torch.tensor([1, 0, 1, 1, 0, 0]), 2).tolist() == [1, 4, 0, 2]
 
 
 def test_mirrored_pictures_are_the_picture_or_its_mirror_image():
@@ -388,7 +440,7 @@ def test_a_classifier_takes_the_time_it_was_built_for():
 
 
 def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "TABLES", tmp_path)
+    monkeypatch.setattr(tables, "TABLES", tmp_path)
     measured = []
 
     def measure(S, method):
@@ -400,8 +452,8 @@ def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_pat
     plan = [{"S": 10, "method": "naive"}, {"S": 20, "method": "naive"}]
     bundle = replace(zoo.load("fashion"), sha256="a")
     with pytest.raises(KeyboardInterrupt):
-        evaluate.fill("tiny-table", bundle, plan, measure, lambda: {"what": "test"})
-    evaluate.fill("tiny-table", bundle, plan, measure, lambda: {"what": "never asked"})
+        tables.fill("tiny-table", bundle, plan, measure, "no", lambda: {"what": "test"})
+    tables.fill("tiny-table", bundle, plan, measure, "no", lambda: {"what": "never asked"})
     table = json.loads((tmp_path / "tiny_table.json").read_text())
     assert measured == [(10, "naive"), (20, "naive"), (20, "naive")]
     assert (
@@ -411,18 +463,47 @@ def test_a_table_is_filled_cell_by_cell_and_begun_anew_for_other_weights(tmp_pat
     )
     assert [(cell["S"], cell["rms"]) for cell in table["cells"]] == [(10, 0.1), (20, 0.2)]
 
-    evaluate.fill(
-        "tiny-table", replace(bundle, sha256="b"), plan[:1], measure, lambda: {"what": "new"}
+    tables.fill(
+        "tiny-table", replace(bundle, sha256="b"), plan[:1], measure, "no", lambda: {"what": "new"}
     )
-    table = json.loads((tmp_path / "tiny_table.json").read_text())
+    path = tmp_path / "tiny_table.json"
+    table, before = json.loads(path.read_text()), path.read_bytes()
     assert table["unet_sha256"] == "b" and table["what"] == "new" and len(table["cells"]) == 1
+    with pytest.raises(ValueError, match=r"tiny_table\.json: .*float32, wanted bf16"):
+        tables.fill(
+            "tiny-table", replace(bundle, sha256="b"), plan, measure, "bf16", lambda: {"what": "no"}
+        )
+    assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("path", sorted(evaluate.TABLES.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_pictures_are_drawn_and_tables_filled_in_the_precision_asked_for(
+    precision, tmp_path, monkeypatch
+):
+    bundle, seen = zoo.load("fashion"), []
+    hook = bundle.unet.conv_in.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    x = measures.draw(bundle, torch.tensor([1, 5]), 2, precision=precision)
+    hook.remove()
+    assert x.dtype == torch.float32 and set(seen) == {PRECISIONS[precision]}
+    monkeypatch.setattr(tables, "TABLES", tmp_path)
+    tables.fill("tiny", bundle, [{"S": 2}], lambda S: {"rms": 0.1}, precision, dict)
+    table = json.loads((tmp_path / "tiny.json").read_text())
+    assert table["network"] == measures.NETWORK[precision]
+    assert table["command"].endswith("tiny" if precision == "no" else "tiny --precision bf16")
+
+
+def test_pictures_are_drawn_in_float32_unless_told():
+    bundle, labels = zoo.load("fashion"), torch.tensor([1])
+    assert torch.equal(
+        measures.draw(bundle, labels, 2), measures.draw(bundle, labels, 2, precision="no")
+    )
+    with pytest.raises(ValueError, match=r"precision: got 'float16', wanted one of no, bf16"):
+        measures.draw(bundle, labels, 2, precision="float16")
+
+
+@pytest.mark.parametrize("path", sorted(tables.TABLES.glob("*.json")), ids=lambda path: path.stem)
 def test_a_stored_table_belongs_to_the_bundled_weights(path):
     table = json.loads(path.read_text())
     assert table["unet_sha256"] == zoo.load(table["model"]).sha256
-    assert (
-        table["command"]
-        == f"python -m ddim_tutorial.training.evaluate {path.stem.replace('_', '-')}"
-    )
+    command = f"python -m ddim_tutorial.training.evaluate {path.stem.replace('_', '-')}"
+    assert table["command"].removesuffix(" --precision bf16") == command

@@ -1,37 +1,47 @@
-"""The one training loop behind every recipe: AdamW or Muon, EMA, gradient clipping, a log, a run
-that survives a kill.
+"""The one training loop behind every recipe: AdamW or Muon, a moving average of the weights (EMA),
+gradient clipping, a log, and a run that survives a kill.
 
 A run lives in a folder: ``state.safetensors`` (weights, EMA, optimiser and step together, replaced
-atomically), ``log.jsonl`` (one line every ``log_every`` steps) and ``curve.png``. The random
-numbers of step k depend on (seed, k, process) alone, so a resumed run repeats an uninterrupted one
-bit for bit.
+atomically), ``log.jsonl`` (one line every ``log_every`` steps), ``settings.json`` and
+``curve.png``. The random numbers of step k depend on (seed, k, process) alone, so a resumed run
+repeats an uninterrupted one bit for bit.
 """
 
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from ddim_tutorial.training.checkpoint import (
+    Optimizers,
+    finished,
+    load_state,
+    save_state,
+    write_settings,
+)
+from ddim_tutorial.training.log import Log
+from ddim_tutorial.training.muon import Muon
+
+__all__ = ["Settings", "finished", "fit", "learning_rate", "mixed_precision"]
+
 LossFn = Callable[[nn.Module], tuple[Tensor, dict[str, Tensor]]]
-Optimizers = Mapping[str, torch.optim.Optimizer]
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}  # of what autocast computes, by precision
 
 
 @dataclass(frozen=True)
 class Settings:
     """How long and how fast to train. ``steps`` counts optimiser updates; the rate warms up
-    linearly over ``warmup`` steps, stays at ``lr`` and falls from ``decay_from * steps`` to ``final
-    * lr`` along a cosine."""
+    linearly over ``warmup`` steps, stays at ``lr``, and falls from ``decay_from * steps`` on to
+    ``final * lr`` along a cosine."""
 
     steps: int
     lr: float
@@ -57,19 +67,12 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 def mixed_precision() -> str:
-    """'bf16' where the hardware multiplies bf16 natively, else 'no'."""
+    """'bf16' where the hardware multiplies bf16 natively, else 'no' (float32)."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    return (
-        "bf16"
-        if torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX") and _cpu_has_bf16()
-        else "no"
-    )
-
-
-def _cpu_has_bf16() -> bool:
+    wide = torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX")
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
+    return "bf16" if wide and probe is not None and probe() else "no"
 
 
 def warm_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
@@ -84,83 +87,14 @@ def warm_ema(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], Non
     return update
 
 
-def as_matrix(x: Tensor, like: Tensor) -> Tensor:
-    """A convolution's weight or gradient x: (out, in, h, w), as (out, h * w * in) or (out, in * h *
-    w), in the order in which the weight ``like`` lies in memory."""
-    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
-        x = x.permute(0, 2, 3, 1)
-    return x.reshape(len(x), -1)
-
-
-def orthogonal(
-    matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
-) -> Tensor:
-    """U V^T of a matrix U S V^T, (m, n), with singular values of 0.7 to 1.2 in place of 1:
-    Newton-Schulz iterations, in bf16 only where the hardware multiplies it. (torch's own always
-    are, which makes them a hundred times slower than float32 on a processor that has to emulate
-    it.)"""
-    a, b, c = coefficients
-    x = matrix.to(torch.bfloat16 if mixed_precision() == "bf16" else torch.float32)
-    wide = len(x) <= x.size(1)
-    x = x if wide else x.T
-    x = x / x.norm().clamp(min=eps)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if wide else x.T).to(matrix.dtype)
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) with torch's defaults,
-    for convolutions as
-    well: each update is orthogonalised, so that what few examples ask for moves the weights as much
-    as what many do."""
-
-    def __init__(self, weights: list[Tensor], lr: float, weight_decay: float):
-        self.weights = weights
-        matrices = [nn.Parameter(as_matrix(weight.detach(), weight)) for weight in weights]
-        for matrix, weight in zip(matrices, weights, strict=True):
-            if matrix.data_ptr() != weight.data_ptr():
-                raise ValueError(
-                    f"a weight of shape {tuple(weight.shape)} does not lie in memory as a matrix"
-                )
-        super().__init__(
-            matrices,
-            {
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "momentum": 0.95,
-                "ns_steps": 5,
-                "ns_coefficients": (3.4445, -4.775, 2.0315),
-                "eps": 1e-7,
-            },
-        )
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        group = self.param_groups[0]
-        for matrix, weight in zip(group["params"], self.weights, strict=True):
-            if weight.grad is None:
-                continue
-            gradient = as_matrix(weight.grad, weight)
-            momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(gradient))
-            momentum.lerp_(gradient, 1 - group["momentum"])
-            update = orthogonal(
-                gradient.lerp(momentum, group["momentum"]),
-                group["ns_coefficients"],
-                group["ns_steps"],
-                group["eps"],
-            )
-            matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            matrix.sub_(
-                update, alpha=group["lr"] * 0.2 * max(matrix.shape) ** 0.5
-            )  # as large as AdamW's, roughly
-
-
 def build_optimizers(
-    model: nn.Module, settings: Settings, matrices: Collection[str] = ()
+    model: nn.Module,
+    settings: Settings,
+    matrices: Collection[str] = (),
+    dtype: torch.dtype = torch.float32,
 ) -> Optimizers:
-    """AdamW, and Muon for the parameters that are named in ``matrices``, at one learning rate."""
+    """AdamW, and Muon (in ``dtype``) for the parameters that are named in ``matrices``, at one
+    learning rate."""
     adamw = torch.optim.AdamW(
         [p for name, p in model.named_parameters() if name not in matrices],
         lr=settings.lr,
@@ -171,113 +105,7 @@ def build_optimizers(
     if not matrices:
         return {"optimizer": adamw}
     weights = [p for name, p in model.named_parameters() if name in matrices]
-    return {"optimizer": adamw, "muon": Muon(weights, settings.lr, settings.weight_decay)}
-
-
-def _flatten(model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> dict[str, Tensor]:
-    parts = {f"model.{k}": v for k, v in model.state_dict().items()}
-    parts |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
-    for name, optimizer in optimizers.items():
-        for i, entry in optimizer.state_dict()["state"].items():
-            parts |= {f"{name}.{i}.{k}": v for k, v in entry.items()}
-    return {
-        k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in parts.items()
-    }
-
-
-def save_state(
-    path: Path,
-    step: int,
-    seconds: float,
-    model: nn.Module,
-    ema: AveragedModel,
-    optimizers: Optimizers,
-) -> None:
-    """Write everything a resumed run needs to one file, by a temporary name and a rename."""
-    temporary = path.with_suffix(".tmp")
-    save_file(
-        _flatten(model, ema, optimizers),
-        temporary,
-        metadata={"step": str(step), "seconds": str(seconds)},
-    )
-    os.replace(temporary, path)
-
-
-def finished(path: Path) -> tuple[int, float]:
-    """Steps and seconds of training in :func:`save_state`'s file. ValueError for one that is
-    damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path}: truncated or damaged ({error}); put a copy back, or remove the run's folder"
-            " and begin anew"
-        ) from error
-    return int(metadata["step"]), float(metadata.get("seconds", 0))
-
-
-def load_state(
-    path: Path, model: nn.Module, ema: AveragedModel, optimizers: Optimizers
-) -> tuple[int, float]:
-    """Read :func:`save_state`'s file back into these objects; return its steps and seconds."""
-    done = finished(path)
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}} | {
-        name: {} for name in optimizers
-    }
-    with safe_open(path, "pt") as file:
-        for key in file.keys():
-            room, name = key.split(".", 1)
-            groups[room][name] = file.get_tensor(key)
-    model.load_state_dict(groups["model"])
-    ema.load_state_dict(groups["ema"])
-    for name, optimizer in optimizers.items():
-        _load_optimizer(optimizer, groups[name])
-    return done
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, entries: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for key, value in entries.items():
-        index, name = key.split(".", 1)
-        like = parameters[int(index)]
-        # fused AdamW walks weight and moments as flat memory: channels_last weights need
-        # channels_last moments
-        if value.shape == like.shape:
-            value = torch.empty_like(like, device="cpu").copy_(value)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-
-
-def _seed_step(seed: int, step: int, process: int) -> None:
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + process)
-
-
-def _trim_log(path: Path, step: int) -> list[dict]:
-    """Keep the log's lines up to ``step``: what came after the checkpoint will be computed again. A
-    line that a kill cut short ends what is kept."""
-    kept = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        kept += [line] if line["step"] <= step else []
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    return kept
-
-
-def _write_settings(path: Path, settings: Settings) -> None:
-    """Store the settings; say what differs from those that the run was begun with."""
-    new = json.loads(json.dumps(asdict(settings)))
-    old = json.loads(path.read_text()) if path.exists() else new
-    for name, value in new.items():
-        if old.get(name) != value:
-            print(f"{path}: {name} was {old.get(name)}, the run goes on with {value}", flush=True)
-    path.write_text(json.dumps(new, indent=2) + "\n")
+    return {"optimizer": adamw, "muon": Muon(weights, settings.lr, settings.weight_decay, dtype)}
 
 
 def fit(
@@ -294,95 +122,123 @@ def fit(
 
     ``loss_fn(model) -> (loss, figures)`` draws its own batch from torch's global generator, which
     is seeded anew every step; ``figures`` are scalars for the log. ``folder`` holds the run: if it
-    has a state, training goes on from there. ``on_save(ema_model, step)`` runs after every
-    checkpoint (pictures to look at). ``matrices`` names the parameters that Muon updates; AdamW has
-    the rest.
+    has a state, training goes on from there. ``precision`` is "no" (float32), "bf16" (autocast) or
+    None (whichever of the two suits this hardware, :func:`mixed_precision`); settings.json says
+    which it was. ``on_save(ema_model, step)`` runs after every checkpoint (pictures to look at).
+    ``matrices`` names the parameters that Muon updates; AdamW has the rest.
 
     Raises FloatingPointError for a loss that is not finite, before anything is saved; ValueError
-    for a damaged state.
+    for a damaged state or an unknown precision.
     """
-    folder = Path(folder)
+    precision = mixed_precision() if precision is None else precision
+    accelerator, folder = new_accelerator(precision), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=mixed_precision() if precision is None else precision)
     model.train()
-    ema = AveragedModel(
-        model, multi_avg_fn=warm_ema(settings.ema), use_buffers=True
-    ).requires_grad_(False)
-    ema = ema.to(accelerator.device)
-    net = accelerator.prepare(model)
-    optimizers = build_optimizers(
-        model, settings, matrices
-    )  # on the device: Muon's matrices share the weights' memory
-    steppers = [accelerator.prepare(optimizer) for optimizer in optimizers.values()]
-    state, log = folder / "state.safetensors", folder / "log.jsonl"
-    first, spent = load_state(state, model, ema, optimizers) if state.exists() else (0, 0.0)
-    history: list[dict] = []
-    if accelerator.is_main_process:
-        history = _trim_log(log, first)
-        _write_settings(folder / "settings.json", settings)
-    started = saved = time.monotonic()
-    window: dict[str, list[Tensor]] = {}
-    bar = tqdm(
-        range(first, settings.steps),
-        initial=first,
-        total=settings.steps,
-        mininterval=5,
-        disable=not accelerator.is_main_process,
-    )
-    for step in bar:
-        _seed_step(settings.seed, step, accelerator.process_index)
-        for optimizer in optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
-        with accelerator.autocast():
-            loss, figures = loss_fn(net)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(net.parameters(), settings.clip)
-        for stepper in steppers:
-            stepper.step()
-        net.zero_grad(set_to_none=True)
-        ema.update_parameters(accelerator.unwrap_model(net))
-        for name, value in {"loss": loss, **figures}.items():
-            window.setdefault(name, []).append(value.detach().float())
-        done, seconds = step + 1, spent + time.monotonic() - started
-        logs = done % settings.log_every == 0 or done == settings.steps
-        due = done == settings.steps or time.monotonic() - saved > 60 * settings.save_minutes
-        if (logs or due) and not torch.stack(window["loss"]).isfinite().all():
-            raise FloatingPointError(
-                f"the loss was not finite by step {done}; the last good state, if there is one, "
-                f"is {state}: lower the learning rate and start the same command again"
-            )
-        if accelerator.is_main_process and logs:
-            line = {"step": done, "lr": learning_rate(step, settings), "seconds": seconds}
-            line |= {name: torch.stack(values).nanmean().item() for name, values in window.items()}
-            history.append(line)
-            with log.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            bar.set_postfix(loss=f"{line['loss']:.4f}", refresh=False)
-        if logs:
-            window.clear()
-        if accelerator.is_main_process and due:
-            save_state(state, done, seconds, accelerator.unwrap_model(net), ema, optimizers)
-            plot_curve(history, folder / "curve.png")
-            saved = time.monotonic()
-            if on_save is not None:
-                on_save(ema.module.eval(), done)
+    ema = AveragedModel(model, multi_avg_fn=warm_ema(settings.ema), use_buffers=True)
+    ema = ema.requires_grad_(False).to(accelerator.device)
+    with prepared(accelerator, model) as net:
+        # built on the device: Muon's matrices share the weights' memory
+        optimizers = build_optimizers(model, settings, matrices, DTYPES[precision])
+        run = Run(accelerator, net, ema, optimizers, folder, settings)
+        run.train(loss_fn, on_save)
     accelerator.wait_for_everyone()
     return ema.module.cpu().eval()
 
 
-def plot_curve(history: list[dict], path: Path) -> None:
-    """Every logged figure against the step, on a logarithmic scale."""
-    if not history:
-        return
-    from matplotlib.figure import Figure
+def new_accelerator(precision: str) -> Accelerator:
+    """An Accelerator of this precision, "no" or "bf16", whatever the process trained in before.
 
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.add_subplot()
-    for name in history[-1]:
-        if name not in ("step", "lr", "seconds"):
-            y = [line.get(name, math.nan) for line in history]
-            axes.semilogy([line["step"] for line in history], y, label=name)
-    axes.set_xlabel("step")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=100)
+    accelerate keeps the precision in an AcceleratorState that all Accelerators of a process share.
+    It is begun anew; the PartialState below it, with the process group of a launch on several
+    devices, stays."""
+    if precision not in DTYPES:
+        raise ValueError(f"precision: got {precision!r}, wanted one of {', '.join(DTYPES)}")
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
+
+
+@contextmanager
+def prepared(accelerator: Accelerator, model: nn.Module) -> Iterator[nn.Module]:
+    """The model as accelerate trains it. What ``prepare`` leaves in it, a forward under autocast
+    and a mark, is taken out at the end: the next training may ask for another precision."""
+    traces = ("forward", "_original_forward", "_is_accelerate_prepared")
+    before = {name: vars(model)[name] for name in traces if name in vars(model)}
+    try:
+        yield accelerator.prepare(model)
+    finally:
+        for name in traces:
+            vars(model).pop(name, None)
+        vars(model).update(before)
+
+
+class Run:
+    """The networks, the optimisers and the folder of one training, between two of its steps."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        net: nn.Module,
+        ema: AveragedModel,
+        optimizers: Optimizers,
+        folder: Path,
+        settings: Settings,
+    ):
+        self.accelerator, self.net, self.ema = accelerator, net, ema
+        self.parts = (accelerator.unwrap_model(net), ema, optimizers)  # what the state holds
+        self.optimizers = optimizers
+        self.steppers = [accelerator.prepare(optimizer) for optimizer in optimizers.values()]
+        self.state, self.settings = folder / "state.safetensors", settings
+        self.first, self.spent = (
+            load_state(self.state, *self.parts) if self.state.exists() else (0, 0.0)
+        )
+        self.main = accelerator.is_main_process
+        self.log = Log(folder, self.first, self.main)
+        if self.main:
+            told = asdict(settings) | {"precision": accelerator.mixed_precision}
+            write_settings(folder / "settings.json", told)
+
+    def train(self, loss_fn: LossFn, on_save: Callable[[nn.Module, int], None] | None) -> None:
+        """All steps that are left, with a line of the log and a checkpoint whenever one is due."""
+        settings, steps = self.settings, range(self.first, self.settings.steps)
+        started = saved = time.monotonic()
+        bar = tqdm(
+            steps, initial=self.first, total=steps.stop, mininterval=5, disable=not self.main
+        )
+        for step in bar:
+            self.log.add(self.update(loss_fn, step))
+            done, seconds = step + 1, self.spent + time.monotonic() - started
+            last = done == settings.steps
+            log_due = last or done % settings.log_every == 0
+            save_due = last or time.monotonic() - saved > 60 * settings.save_minutes
+            if log_due or save_due:
+                self.log.refuse_infinite(done, self.state)
+            if log_due:
+                line = {"step": done, "lr": learning_rate(step, settings), "seconds": seconds}
+                loss = self.log.write(line)
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if save_due and self.main:
+                save_state(self.state, done, seconds, *self.parts)
+                self.log.plot()
+                saved = time.monotonic()
+                if on_save is not None:
+                    on_save(self.ema.module.eval(), done)
+
+    def update(self, loss_fn: LossFn, step: int) -> dict[str, Tensor]:
+        """Update number ``step`` of the weights and of their average; the figures for the log."""
+        _seed_step(self.settings.seed, step, self.accelerator.process_index)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, self.settings)
+        with self.accelerator.autocast():
+            loss, figures = loss_fn(self.net)
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.net.parameters(), self.settings.clip)
+        for stepper in self.steppers:
+            stepper.step()
+        self.net.zero_grad(set_to_none=True)
+        self.ema.update_parameters(self.accelerator.unwrap_model(self.net))
+        return {"loss": loss, **figures}
+
+
+def _seed_step(seed: int, step: int, process: int) -> None:
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + process)

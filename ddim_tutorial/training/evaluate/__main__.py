@@ -1,0 +1,65 @@
+"""How good the bundled models are: each command measures, prints, and stores what it found.
+
+python -m ddim_tutorial.training.evaluate fashion
+    -> card.json, samples.png, examples.safetensors
+python -m ddim_tutorial.training.evaluate fashion-table1
+    -> notebooks/data/fashion_table1.json
+python -m ddim_tutorial.training.evaluate fashion-table2
+    -> notebooks/data/fashion_table2.json
+python -m ddim_tutorial.training.evaluate emoji
+    -> card.json, samples.png
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from ddim_tutorial import zoo
+from ddim_tutorial.training.evaluate.measures import NETWORK
+from ddim_tutorial.training.evaluate.quality import fashion
+from ddim_tutorial.training.evaluate.tables import fashion_table1, fashion_table2
+from ddim_tutorial.training.fashion import DATA
+
+
+def emoji(folder: Path, data: Path, precision: str) -> None:
+    """The bars of the latent model, in a module of its own: it needs the text encoder and the
+    autoencoder as well."""
+    from ddim_tutorial.training.evaluate_emoji import emoji
+
+    emoji(folder, data)
+
+
+Command = Callable[[Path, Path, str], None]
+COMMANDS: dict[str, tuple[Command, Path]] = {  # what it runs, and the data it reads by default
+    "fashion": (fashion, DATA),
+    "fashion-table1": (fashion_table1, DATA),
+    "fashion-table2": (fashion_table2, DATA),
+    "emoji": (emoji, Path("runs/emoji/data.safetensors")),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m ddim_tutorial.training.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=COMMANDS)
+    parser.add_argument("--folder", type=Path, help="the model, instead of the bundled one")
+    parser.add_argument(
+        "--data", type=Path, help="folder with Fashion-MNIST's four .gz files, or the emoji file"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=NETWORK,
+        default="no",
+        help="what the networks compute in: float32 (no, the default) or bf16 autocast",
+    )
+    arguments = parser.parse_args()
+    evaluate, data = COMMANDS[arguments.what]
+    folder = arguments.folder or zoo.ZOO / arguments.what.split("-")[0]
+    evaluate(folder, arguments.data or data, arguments.precision)
+
+
+if __name__ == "__main__":
+    main()
