@@ -92,3 +92,16 @@ def test_a_slip_is_found_and_british_spelling_is_none(tmp_path):
     assert misspelt(tmp_path) == ""
     (tmp_path / "b.md").write_text("fluent emoji of a teh")  # codespell:ignore
     assert misspelt(tmp_path).startswith("./b.md:1:")
+
+
+def test_the_quick_start_draws_what_it_says(tmp_path, monkeypatch):
+    """Its picture is judged by the classifier, which the sampler does not know."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.S) if "boot" in code]
+    names = {}
+    exec(code, names)
+    assert names["bundle"].classifier(names["x_0"]).argmax(1).tolist() == [9]  # ankle boot
+    assert Image.open("boot.png").size[0] > 50
