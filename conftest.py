@@ -17,3 +17,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [os.path.dirname(offline.__file__), os.environ.get("PYTHONPATH", "")]
 )
+
+
+def pytest_collection(session):
+    """Coverage is counted in this process alone: nbval would trace every notebook's kernel too."""
+    session.config.option.cov_source = None

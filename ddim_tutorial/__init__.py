@@ -24,7 +24,7 @@ from .predict import (
 from .sampling import Step, ddim_sigma, ddim_step, sample, trajectory
 from .schedule import Schedule, cosine, from_betas, linear, scaled_linear, times
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "EpsModel",
     "Inversion",

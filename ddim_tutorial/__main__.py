@@ -1,12 +1,18 @@
-"""``python -m ddim_tutorial doctor``: what is installed here, whether the bundled models are whole,
-what would fail."""
+"""``python -m ddim_tutorial``: doctor (what is installed here, what would fail), notebooks (copy
+them into a folder), lab (open them in JupyterLab)."""
 
 import argparse
+import io
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from ddim_tutorial import lessons
 
 
 def requirements(extra: str) -> Iterator[tuple[str, str | None, bool]]:
@@ -15,14 +21,15 @@ def requirements(extra: str) -> Iterator[tuple[str, str | None, bool]]:
     from packaging.requirements import Requirement
 
     for requirement in map(Requirement, requires("ddim_tutorial") or []):
-        always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if always if not extra else not always and requirement.marker.evaluate({"extra": extra}):
-            text = f"{requirement.name}{requirement.specifier}"
-            try:
-                installed = version(requirement.name)
-                yield text, installed, requirement.specifier.contains(installed, prereleases=True)
-            except PackageNotFoundError:
-                yield text, None, False
+        marker = requirement.marker
+        if (marker is None) != (not extra) or (marker and not marker.evaluate({"extra": extra})):
+            continue
+        text = f"{requirement.name}{requirement.specifier}"
+        try:
+            installed = version(requirement.name)
+            yield text, installed, requirement.specifier.contains(installed, prereleases=True)
+        except PackageNotFoundError:
+            yield text, None, False
 
 
 def packages(problems: list[str]) -> None:
@@ -119,11 +126,50 @@ def doctor() -> int:
     return 1 if problems else 0
 
 
+def notebooks(folder: Path) -> int:
+    """Copy the notebooks into ``folder`` and say so; 1 if one of the reader's own was kept."""
+    copied, changed = lessons.copy(folder)
+    print(f"{len(copied)} files copied into {folder}" + "".join(f"\n  {name}" for name in copied))
+    for name in changed:
+        print(
+            f"kept {folder / name}: it is yours, and not what would be copied; rename it, or choose"
+            " another folder, to get the tutorial's own"
+        )
+    return 1 if changed else 0
+
+
+def lab(folder: Path | None, arguments: list[str]) -> int:
+    """Copy the notebooks if needed and open the first one in JupyterLab; its exit code."""
+    if find_spec("jupyterlab") is None:
+        raise ValueError("JupyterLab is not installed: pip install 'ddim_tutorial[lab]'")
+    folder = folder or Path("my_notebooks")
+    notebooks(folder)
+    command = [sys.executable, "-m", "jupyterlab", *arguments, str(folder / lessons.FIRST)]
+    return subprocess.run(command, check=False).returncode
+
+
 def main(arguments: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal has not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="python -m ddim_tutorial", description=__doc__)
-    parser.add_argument("command", choices=["doctor"])
-    parser.parse_args(arguments)
-    return doctor()
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help="what is installed, and what would fail")
+    copy = commands.add_parser("notebooks", help="copy the notebooks and their tables into FOLDER")
+    copy.add_argument("folder", type=Path, metavar="FOLDER")
+    start = commands.add_parser(
+        "lab", help="copy them if needed, open JupyterLab; its own options may follow"
+    )
+    start.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="my_notebooks")
+    options, more = parser.parse_known_args(arguments)
+    if more and options.command != "lab":
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    try:
+        if options.command == "lab":
+            return lab(options.folder, more)
+        return doctor() if options.command == "doctor" else notebooks(options.folder)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
 
 
 if __name__ == "__main__":

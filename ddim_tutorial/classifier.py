@@ -34,7 +34,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
         x = self.down(x)
         h = self.conv1(F.silu(self.norm1(x)))
-        if embedding is not None:
+        if embedding is not None and self.time is not None:
             h = h + self.time(embedding)[:, :, None, None]
         return x + self.conv2(F.silu(self.norm2(h)))
 
@@ -80,7 +80,9 @@ class Classifier(nn.Module):
                 f"t: got {seen}, but a classifier built with time={self.embed is not None} takes"
                 f" {want}"
             )
-        embedding = None if t is None else self.embed(time_embedding(t, self.time_dim).to(x.dtype))
+        embedding = None
+        if t is not None and self.embed is not None:
+            embedding = self.embed(time_embedding(t, self.time_dim).to(x.dtype))
         h = self.stem(x)
         for block in self.blocks:
             h = block(h, embedding)
