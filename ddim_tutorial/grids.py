@@ -1,11 +1,10 @@
 """Tensors to pictures: uint8, figures. Pure functions; the one place that knows the pixel range.
 
-Figures are bare ``matplotlib.figure.Figure`` objects, so nothing lingers in pyplot; :func:`show`
-displays one.
+Figures are bare ``matplotlib.figure.Figure`` objects, so nothing lingers in pyplot. ``show`` and
+``table`` put a picture and numbers under a cell.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from io import BytesIO
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .display import DPI as DPI
+from .display import show as show
+from .display import table as table
+from .display import to_png as to_png
 from .predict import scaled_delta
 from .sampling import Step
 
@@ -29,7 +32,6 @@ COLOURS = (
     "#56B4E9",
     "#000000",
 )  # Okabe & Ito
-DPI = 80
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
@@ -133,24 +135,32 @@ def image_grid(
     titles: Sequence[str] | None = None,
     columns: int = 8,
     caption: str | None = None,
+    *,
+    rows: Sequence[str] | None = None,
+    size: float = 1.0,
 ) -> "matplotlib.figure.Figure":
-    """Pictures (B, C, H, W) in [-1, 1], row by row, on that one range; ``titles``: one short text
-    for each."""
+    """Pictures (B, C, H, W) in [-1, 1], row by row, on that one range.
+
+    titles: one short text for each picture, above it. rows: one for each row, at its left. size:
+    the width of a panel in inches.
+    """
     pixels = to_uint8(images)
-    if titles is not None and len(titles) != len(pixels):
-        raise ValueError(
-            f"titles: got {len(titles)}, wanted one for each of the {len(pixels)} images"
-        )
-    figure, axes = _axes(
-        -(-len(pixels) // columns),
-        min(columns, len(pixels)),
-        (1.0, 1.0 if titles is None else 1.25),
-    )
+    count = -(-len(pixels) // columns)
+    for name, texts, wanted in (("titles", titles, len(pixels)), ("rows", rows, count)):
+        if texts is not None and len(texts) != wanted:
+            raise ValueError(
+                f"{name}: got {len(texts)}, wanted one for each of the {wanted} "
+                f"{'images' if name == 'titles' else 'rows'}"
+            )
+    height = size if titles is None else size + 0.25
+    figure, axes = _axes(count, min(columns, len(pixels)), (size, height))
     for i, ax in enumerate(axes.flat):
         if i < len(pixels):
             _panel(ax, pixels[i]).set_title("" if titles is None else titles[i], fontsize=8)
         else:
             ax.axis("off")
+    for i, text in enumerate(rows or ()):
+        axes[i, 0].set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center")
     _caption(figure, caption)
     return figure
 
@@ -189,40 +199,6 @@ def curve(
     ax.legend(fontsize=8)
     _caption(figure, caption)
     return figure
-
-
-def to_png(figure: "matplotlib.figure.Figure") -> bytes:
-    """The figure as a PNG file, at one resolution wherever it is made, in 256 colours: half the
-    size, 40 dB or more."""
-    from PIL import Image
-
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return _png(Image.open(buffer).convert("RGB").quantize(256))
-
-
-def show(fig: "matplotlib.figure.Figure", alt: str) -> None:
-    """Display a figure as a PNG with ``alt``, the text for those who cannot see it, and close
-    it."""
-    import matplotlib.pyplot as plt
-    from IPython.display import Image, display
-
-    display(Image(to_png(fig), alt=_alt(alt)))
-    plt.close(fig)
-
-
-def _png(picture: Any) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _alt(alt: str) -> str:
-    if not alt.strip():
-        raise ValueError(
-            "alt: got an empty text, wanted a sentence that says what the picture shows"
-        )
-    return alt.strip()
 
 
 def _axes(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Any, Any]:

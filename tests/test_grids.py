@@ -147,6 +147,13 @@ def test_image_grid_keeps_order_titles_and_range():
         grids.image_grid(images, ["a", "b"])
 
 
+def test_rows_of_an_image_grid_are_named_at_their_left():
+    figure = grids.image_grid(torch.zeros(3, 1, 4, 4), columns=2, rows=["above", "below"])
+    assert [ax.get_ylabel() for ax in figure.axes] == ["above", "", "below", ""]
+    with pytest.raises(ValueError, match="rows: got 1, wanted one for each of the 2 rows"):
+        grids.image_grid(torch.zeros(3, 1, 4, 4), columns=2, rows=["above"])
+
+
 def test_curve_draws_the_numbers_given():
     figure = grids.curve(
         [10, 100], {"eta = 0": [4.0, 2.0], "eta = 1": [9.0, 3.0]}, "S", "FID", log="x"
@@ -182,6 +189,7 @@ def test_show_gives_a_png_with_its_alt_text_and_closes(monkeypatch):
         and metadata["image/png"]["alt"] == "a black square"
     )
     assert not plt.get_fignums()
+    assert seen[1].data == "a black square"  # for everybody, below the picture
     with pytest.raises(ValueError, match="alt"):
         grids.show(figure, " ")
 
