@@ -138,7 +138,7 @@ def _walk(
                     ddim_sigma(ab_t, ab_s, eta),
                     randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype),
                 )
-                noise_std: Tensor | float = sigma
+                noise_std = sigma
                 if sigma_hat:  # DDIM's code and DDPM's add no noise to the finished picture
                     noise_std = (1 - ab_t / ab_s).sqrt() if i + 2 < len(grid) else 0.0
                 x_s, x0_hat = ddim_step(
