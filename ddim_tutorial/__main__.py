@@ -4,11 +4,9 @@ them into a folder), lab (open them in JupyterLab)."""
 import argparse
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +144,15 @@ def notebooks(folder: Path) -> int:
     return 1 if changed else 0
 
 
-def lab(folder: Path | None, arguments: list[str]) -> int:
-    """Copy the notebooks if needed and open the first one in JupyterLab; its exit code."""
-    if find_spec("jupyterlab") is None:
-        raise ValueError("JupyterLab is not installed: pip install 'ddim_tutorial[lab]'")
-    folder = folder or Path("my_notebooks")
+def lab(folder: Path, arguments: list[str]) -> int:
+    """Copy the notebooks if needed and open the first one in JupyterLab, until it is closed."""
+    try:
+        from jupyterlab.labapp import main as start
+    except ImportError:
+        raise ValueError("JupyterLab is not installed: pip install 'ddim_tutorial[lab]'") from None
     notebooks(folder)
-    command = [sys.executable, "-m", "jupyterlab", *arguments, str(folder / lessons.FIRST)]
-    return subprocess.run(command, check=False).returncode
+    start([*arguments, str(folder / lessons.FIRST)])
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -166,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     start = commands.add_parser(
         "lab", help="copy them if needed, open JupyterLab; its own options may follow"
     )
-    start.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="my_notebooks")
+    start.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", default="my_notebooks")
     options, more = parser.parse_known_args(arguments)
     if more and options.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(more)}")
