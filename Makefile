@@ -41,7 +41,7 @@ figures: $(READY)
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=...")'
-	@echo "Setting up $(VENV), once: 2 to 6 minutes and 1.7 GB of disk; 5.5 GB on Linux if torch comes with CUDA."
+	@echo "Setting up $(VENV), once: 2 to 6 minutes and 1.8 GB of disk; 5.5 GB on Linux if torch comes with CUDA."
 	$(PYTHON) -m venv $(VENV)
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
 		echo "No NVIDIA GPU is seen: torch's build for the CPU, from $(TORCH_CPU)"; \

@@ -2,17 +2,16 @@
 them into a folder), lab (open them in JupyterLab)."""
 
 import argparse
-import io
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ddim_tutorial import lessons
+from ddim_tutorial.console import escape_unprintable
 
 
 def requirements(extra: str) -> Iterator[tuple[str, str | None, bool]]:
@@ -21,8 +20,7 @@ def requirements(extra: str) -> Iterator[tuple[str, str | None, bool]]:
     from packaging.requirements import Requirement
 
     for requirement in map(Requirement, requires("ddim_tutorial") or []):
-        marker = requirement.marker
-        if (marker is None) != (not extra) or (marker and not marker.evaluate({"extra": extra})):
+        if not _belongs_to(requirement.marker, extra):
             continue
         text = f"{requirement.name}{requirement.specifier}"
         try:
@@ -30,6 +28,14 @@ def requirements(extra: str) -> Iterator[tuple[str, str | None, bool]]:
             yield text, installed, requirement.specifier.contains(installed, prereleases=True)
         except PackageNotFoundError:
             yield text, None, False
+
+
+def _belongs_to(marker: Any, extra: str) -> bool:
+    """Whether a requirement with this marker is one of ``extra`` and not of the package itself."""
+    always = marker is None or marker.evaluate({"extra": ""})
+    if not extra:
+        return always
+    return not always and marker.evaluate({"extra": extra})
 
 
 def packages(problems: list[str]) -> None:
@@ -138,20 +144,19 @@ def notebooks(folder: Path) -> int:
     return 1 if changed else 0
 
 
-def lab(folder: Path | None, arguments: list[str]) -> int:
-    """Copy the notebooks if needed and open the first one in JupyterLab; its exit code."""
-    if find_spec("jupyterlab") is None:
-        raise ValueError("JupyterLab is not installed: pip install 'ddim_tutorial[lab]'")
-    folder = folder or Path("my_notebooks")
+def lab(folder: Path, arguments: list[str]) -> int:
+    """Copy the notebooks if needed and open the first one in JupyterLab, until it is closed."""
+    try:
+        from jupyterlab.labapp import main as start
+    except ImportError:
+        raise ValueError("JupyterLab is not installed: pip install 'ddim_tutorial[lab]'") from None
     notebooks(folder)
-    command = [sys.executable, "-m", "jupyterlab", *arguments, str(folder / lessons.FIRST)]
-    return subprocess.run(command, check=False).returncode
+    start([*arguments, str(folder / lessons.FIRST)])
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):  # a path may hold letters that the terminal has not
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    escape_unprintable()
     parser = argparse.ArgumentParser(prog="python -m ddim_tutorial", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what is installed, and what would fail")
@@ -160,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     start = commands.add_parser(
         "lab", help="copy them if needed, open JupyterLab; its own options may follow"
     )
-    start.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="my_notebooks")
+    start.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", default="my_notebooks")
     options, more = parser.parse_known_args(arguments)
     if more and options.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(more)}")

@@ -1,10 +1,10 @@
 """The notebooks as a reader gets them: copied without loss, their tables found from anywhere."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from jupyterlab import labapp
 
 from ddim_tutorial import __main__ as command
 from ddim_tutorial import lessons
@@ -94,14 +94,20 @@ def test_a_folder_that_cannot_be_made_is_an_error_in_one_line(source, tmp_path, 
 
 
 def test_lab_opens_the_first_copy(source, tmp_path, monkeypatch):
-    called = []
-    done = subprocess.CompletedProcess([], 3)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: called.append(command) or done)
+    started = []
+    monkeypatch.setattr(labapp, "main", started.append)
     target = tmp_path / "mine"
-    assert command.main(["lab", str(target), "--no-browser"]) == 3
-    first = str(target / lessons.FIRST)
-    assert called == [[sys.executable, "-m", "jupyterlab", "--no-browser", first]]
-    assert Path(first).is_file()
+    assert command.main(["lab", str(target), "--no-browser"]) == 0
+    assert started == [["--no-browser", str(target / lessons.FIRST)]]
+    assert (target / lessons.FIRST).is_file()
+
+
+def test_lab_without_jupyterlab_says_how_to_get_it(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["lab", str(tmp_path / "mine")])
+    assert stopped.value.code == 1 and "pip install" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["notebooks"], ["doctor", "--fast"], ["nurse"]])
