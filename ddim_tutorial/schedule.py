@@ -25,6 +25,11 @@ def float64_or_32(x: Tensor) -> Tensor:
     return x.to(torch.float32 if x.device.type in NO_FLOAT64 else torch.float64)
 
 
+def on_float64_device(x: Tensor) -> Tensor:
+    """``x`` on a device that has float64: its own, or else the CPU."""
+    return x.cpu() if x.device.type in NO_FLOAT64 else x
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
     r"""The variance-preserving schedule
