@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 from weakref import WeakSet
 
@@ -78,7 +79,7 @@ def _warn_of_clipping(scheduler: Any) -> None:
         )
 
 
-def scheduler_times(scheduler: Any, steps: int) -> list[int]:
+def scheduler_times(scheduler: Any, steps: Integral) -> list[int]:
     """The grid that a diffusers scheduler walks, in our index (its timestep + 1).
 
     It ends where the scheduler's last step ends: at 0, or at 1, as for DDIM and PNDM with
