@@ -35,7 +35,7 @@ def randn(
     return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
 
 
-def generators(seeds: Iterable[int]) -> list[torch.Generator]:
+def generators(seeds: Iterable) -> list[torch.Generator]:
     """One CPU generator per seed, for :func:`randn` and samplers: seed i makes picture i anywhere.
 
     seeds: whole numbers of any kind, as a list, a range, an array or a tensor.

@@ -7,7 +7,6 @@ Everything follows from :math:`x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alp
 """
 
 import math
-from collections.abc import Sequence
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
@@ -17,11 +16,10 @@ from torch import Tensor
 
 from .noise import Generators, randn
 from .require import require_images, require_level, require_like, require_time
-from .schedule import Schedule, float64_or_32, time_batch
+from .schedule import Schedule, Times, float64_or_32, time_batch
 
 Images = Float[Tensor, " B *dims"]
 Level = Float[Tensor, "..."] | Real
-Times = int | Sequence[int] | Int[Tensor, " B"] | Real
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 

@@ -7,7 +7,9 @@ translates.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 
 from .require import require_alpha_bar, require_int, require_time
 
+Times = Integral | Sequence[Integral] | np.ndarray | Int[Tensor, " B"]  # one, or one an image
+
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "ldm", "ldm-quad")
 NO_FLOAT64 = {"mps"}  # the kinds of device that have no float64: Apple's GPU
 
@@ -23,6 +27,11 @@ NO_FLOAT64 = {"mps"}  # the kinds of device that have no float64: Apple's GPU
 def float64_or_32(x: Tensor) -> Tensor:
     """``x`` in float64, or in float32 where its device has no float64."""
     return x.to(torch.float32 if x.device.type in NO_FLOAT64 else torch.float64)
+
+
+def on_float64_device(x: Tensor) -> Tensor:
+    """``x`` on a device that has float64: its own, or else the CPU."""
+    return x.cpu() if x.device.type in NO_FLOAT64 else x
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +59,18 @@ class Schedule:
         """The number of diffusion steps."""
         return len(self._levels) - 1
 
-    def level(self, t: int) -> float:
+    def level(self, t: Integral) -> float:
         """alpha_bar at ``t``, an int in 0..T, as a Python number: what a loop multiplies with."""
         require_int("t", t, 0, self.T)
         return self._levels[t]
 
-    def at(
-        self, t: int | Int[Tensor, " B"], like: Shaped[Tensor, " B *dims"]
-    ) -> Float[Tensor, "..."]:
+    def at(self, t: Times, like: Shaped[Tensor, " B *dims"]) -> Float[Tensor, "..."]:
         """alpha_bar at ``t``, ready to be multiplied with ``like``: the one place of broadcasting.
 
-        t: int in 0..T -> a 0-dim float64 CPU tensor (torch treats it as a number: no device copy,
-        no host read).
-        t: (B,) integer tensor -> (B, 1, .., 1) on like's device, in like's precision but at least
-        float32; its values are not range-checked, because that would read from the device.
+        t: an int in 0..T -> a 0-dim float64 CPU tensor (torch treats it as a number: no device
+        copy, no host read).
+        t: B of them -> (B, 1, .., 1) on like's device, in like's precision but at least float32.
+        The values of a tensor are not range-checked, because that would read from its device.
         """
         t = require_time(t, self.T, like, low=0)
         if not isinstance(t, Tensor):
@@ -93,13 +100,15 @@ def from_betas(betas: Float[Tensor, " T"]) -> Schedule:
     return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar]))
 
 
-def linear(T: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Schedule:
+def linear(T: Integral = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Schedule:
     """beta rises linearly from beta_first to beta_last (DDPM, arXiv:2006.11239, sec. 4). T >= 1."""
     T = require_int("T", T, 1)
     return from_betas(torch.linspace(beta_first, beta_last, T, dtype=torch.float64))
 
 
-def scaled_linear(T: int = 1000, beta_first: float = 0.00085, beta_last: float = 0.012) -> Schedule:
+def scaled_linear(
+    T: Integral = 1000, beta_first: float = 0.00085, beta_last: float = 0.012
+) -> Schedule:
     """sqrt(beta) rises linearly, as in latent and Stable Diffusion (arXiv:2112.10752). T >= 1."""
     T = require_int("T", T, 1)
     if not (beta_first > 0 and beta_last > 0):
@@ -109,7 +118,7 @@ def scaled_linear(T: int = 1000, beta_first: float = 0.00085, beta_last: float =
     return from_betas(torch.linspace(beta_first**0.5, beta_last**0.5, T, dtype=torch.float64) ** 2)
 
 
-def cosine(T: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Schedule:
+def cosine(T: Integral = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Schedule:
     r""":math:`\bar\alpha(u) \propto \cos^2(\frac{\pi}{2}\frac{u+\text{offset}}{1+\text{offset}})`,
     u = t/T, with every beta cut at beta_max (Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17).
     T >= 1."""
@@ -119,7 +128,7 @@ def cosine(T: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Sch
     return from_betas((1 - f[1:] / f[:-1]).clamp(max=beta_max))
 
 
-def times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
+def times(T: Integral, steps: Integral, spacing: str = "trailing") -> list[int]:
     """The times that a sampler visits: steps + 1 distinct ints, decreasing, the last one 0.
 
     trailing   starts at T: round(T i / steps). The default: the first state really is as noisy as

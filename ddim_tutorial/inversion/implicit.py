@@ -30,10 +30,9 @@ def _where(keep: Bool[Tensor, " B"], a: Tensor, b: Tensor) -> Tensor:
 def _solve_step(
     model: EpsModel, x_s: Tensor, s: int, t: int, schedule: Schedule, tol: float, max_iter: int
 ) -> tuple[Tensor, InversionStep]:
-    """Iterate z <- g(z), where ddim_step(g(z), eps(z, t), t -> s) = x_s; each image stops by
-    itself.
+    """Iterate z <- g(z), where ddim_step(g(z), eps(z, t), t -> s) = x_s; each image stops alone.
 
-    Returned is g(z) of the z with the smallest residual: where g contracts its own residual is
+    Returned is g(z) of the z with the smallest residual: where g contracts, its own residual is
     smaller still.
     """
     ab_t, ab_s = schedule.level(t), schedule.level(s)
@@ -42,14 +41,12 @@ def _solve_step(
     since = torch.zeros(len(x_s), dtype=torch.long, device=x_s.device)
     evaluations = 0
     while evaluations < max_iter and bool(((smallest > tol) & (since < PATIENCE)).any()):
-        # g(z) is the step from s to t with the eps asked at (z, t): the exact inverse once z is the
-        # answer
+        # the step from s to t with the eps asked at (z, t): exact once z is the answer
         g, _ = ddim_step(x_s, predicted_eps(model, z, t), ab_s, ab_t)
         evaluations += 1
         residual = _norm(g - z) / _norm(z).clamp(min=torch.finfo(torch.float32).tiny)
         running = (smallest > tol) & (since < PATIENCE)
-        # the first g is taken whatever it is, so that NaN from the network is seen, not replaced by
-        # x_s
+        # the first g is taken whatever it is: NaN from the network is seen, not replaced by x_s
         better = running & (residual < smallest) if evaluations > 1 else running
         best, smallest = _where(better, g, best), torch.where(better, residual, smallest)
         since = torch.where(better, 0, since + 1)
@@ -70,13 +67,15 @@ def invert_fixed_point(
 
     The promise: ``sample`` takes x_T back to x_0. Not that x_T is the noise x_0 came from: another
     one may do the same.
-    tol: relative residual ||g(z) - z|| / ||z|| at which a step counts as solved (float32: not below
-    about 2e-7).
-    max_iter: evaluations a step at most; a step also ends when its residual has not fallen for 5
-    iterations. The map contracts iff (1 - rho_s/rho_t) |1 - lam/rho_t^2| < 1 for each eigenvalue
-    lam of Cov[x_0 | x_t], with rho^2 = (1 - ab)/ab: few steps, several modes and guidance break it.
-    A step that is not solved shows in ``residual`` and ``converged`` and raises a RuntimeWarning;
-    the best iterate is used.
+
+    x_0, times: as for ``invert``. tol: relative residual ||g(z) - z|| / ||z|| at which a step
+    counts as solved (float32: not below about 2e-7). max_iter: evaluations a step at most; a step
+    also ends when its residual has not fallen for 5 iterations.
+
+    The map contracts iff (1 - rho_s/rho_t) |1 - lam/rho_t^2| < 1 for each eigenvalue lam of
+    Cov[x_0 | x_t], with rho^2 = (1 - ab)/ab: few steps, several modes and guidance break it. A step
+    that is not solved shows in ``residual`` and ``converged`` and raises a RuntimeWarning; the best
+    iterate is used.
     """
     if not isinstance(tol, Real) or not tol > 0:
         raise ValueError(f"tol={tol}: pass a positive relative tolerance, such as 1e-6")

@@ -12,8 +12,10 @@ from ..schedule import Schedule
 
 
 class InversionStep(NamedTuple):
-    """What the step from s up to t cost: residual is (B,), relative, NaN where no equation was
-    solved."""
+    """What the step from s up to t cost.
+
+    residual: (B,), relative, NaN where no equation was solved.
+    """
 
     s: int
     t: int
@@ -24,10 +26,12 @@ class InversionStep(NamedTuple):
 class Inversion(NamedTuple):
     """The one result of every inversion method.
 
-    x_T: (B, *dims), the state at times[0]. residual: the largest relative residual ||g(z) - z|| /
-    ||z|| of the implicit equation over steps and images (NaN for the naive method, which does not
-    solve it). converged: every step of every image reached the tolerance (False for the naive
-    method). evaluations: network calls in all.
+    x_T: (B, *dims), the state at times[0].
+    residual: the largest relative residual ||g(z) - z|| / ||z|| of the implicit equation over steps
+    and images (NaN for the naive method, which does not solve it).
+    converged: every step of every image reached the tolerance (False for the naive method).
+    evaluations: network calls in all.
+    per_step: what each step cost.
     """
 
     x_T: Tensor
@@ -38,8 +42,10 @@ class Inversion(NamedTuple):
 
 
 class RoundTrip(NamedTuple):
-    """Invert, then sample again: rms and max of the difference to x_0, in its units; PSNR in dB for
-    data in [-1, 1]."""
+    """Invert, then sample again: the difference to x_0 over the whole batch.
+
+    rms, max: in the units of x_0. psnr: in dB, for data in [-1, 1].
+    """
 
     rms: float
     max: float
@@ -48,6 +54,7 @@ class RoundTrip(NamedTuple):
 
 
 def door(x_0: Tensor, times: Sequence[int], schedule: Schedule) -> tuple[Tensor, list[int]]:
+    """x_0, at least float32, and the grid upwards."""
     require_images("x_0", x_0)
     grid = require_times(times, schedule.T)
     if grid[0] < grid[1]:

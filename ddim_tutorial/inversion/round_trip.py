@@ -16,10 +16,10 @@ def round_trip(
     schedule: Schedule,
     method: Callable[..., Inversion],
 ) -> RoundTrip:
-    """Invert x_0 with ``method`` (``invert``, ``invert_fixed_point`` or a partial of them), sample
-    back, compare.
+    """Invert x_0, sample back, compare.
 
-    x_0: (B, *dims) in [-1, 1]; times: decreasing. The figures are over the whole batch.
+    x_0: (B, *dims) in [-1, 1]. times: decreasing. method: ``invert``, ``invert_fixed_point`` or a
+    partial of one. The figures are over the whole batch.
     """
     if not callable(method):
         raise TypeError(

@@ -18,7 +18,7 @@ import torch
 from ..gan import Generator
 from ..peers import from_scheduler
 from ..pixel import eps_model
-from .bundle import Bundle, Examples, LatentBundle, read_examples
+from .bundle import Bundle, Examples, LatentBundle, null_class, read_examples
 from .card import file_sha256, verify, write_card
 from .hub import ALIASES, DOWNLOAD, VARIABLE, Alias, from_hub
 from .pipeline import TEXT_ENCODER, UNET, VAE, load_pipeline
@@ -130,7 +130,7 @@ def load(
         scheduler = folder / "scheduler_config.json"
     return Bundle(
         unet=unet,
-        model=eps_model(unet),
+        model=eps_model(unet, null_class=null_class(common["card"])),
         schedule=from_scheduler(read_scheduler(scheduler, ("epsilon",))),
         shape=sample_shape(unet.config, component / "config.json"),
         sha256=file_sha256(*find_weights(component, DIFFUSERS).paths),

@@ -29,6 +29,11 @@ class Examples(NamedTuple):
     labels: Tensor
 
 
+def null_class(card: dict[str, Any]) -> int | None:
+    """The class after those that the card names, or None where it names none."""
+    return len(card["classes"]) if "classes" in card else None
+
+
 @dataclass(frozen=True, eq=False)
 class Bundle:
     """A loaded model with all that belongs to it.
@@ -52,9 +57,8 @@ class Bundle:
 
     def conditional(self, labels: Labels) -> EpsModel:
         """The model for ``labels``: (B,) int or one int for all; None is the null class."""
-        return eps_model(
-            self.unet, labels=labels.to(self.device) if isinstance(labels, Tensor) else labels
-        )
+        labels = labels.to(self.device) if isinstance(labels, Tensor) else labels
+        return eps_model(self.unet, labels=labels, null_class=null_class(self.card))
 
     @cached_property
     def classifier(self) -> Classifier:
