@@ -118,7 +118,7 @@ def latent_explorer(bundle: LatentBundle, prompt: str) -> VBox:
         return list(trajectory(space.model, z_T, space.times(S), space.schedule))
 
     def render(t: int, prompt: str, S: int, scale: float, seed: int) -> "matplotlib.figure.Figure":
-        warn_of_cut(bundle.pipe.tokenizer, prompt)  # a run that is kept does not say it again
+        warn_of_cut(bundle.pipe, prompt)  # a run that is kept does not say it again
         return _around(run(prompt, S, scale, seed), t, partial(decode, bundle.pipe.vae))
 
     return explorer(
