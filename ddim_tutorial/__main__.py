@@ -7,6 +7,9 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
+
+from ddim_tutorial.console import escape_unprintable
 
 
 def requirements(extra: str) -> Iterator[tuple[str, str | None, bool]]:
@@ -15,14 +18,22 @@ def requirements(extra: str) -> Iterator[tuple[str, str | None, bool]]:
     from packaging.requirements import Requirement
 
     for requirement in map(Requirement, requires("ddim_tutorial") or []):
-        always = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if always if not extra else not always and requirement.marker.evaluate({"extra": extra}):
-            text = f"{requirement.name}{requirement.specifier}"
-            try:
-                installed = version(requirement.name)
-                yield text, installed, requirement.specifier.contains(installed, prereleases=True)
-            except PackageNotFoundError:
-                yield text, None, False
+        if not _belongs_to(requirement.marker, extra):
+            continue
+        text = f"{requirement.name}{requirement.specifier}"
+        try:
+            installed = version(requirement.name)
+            yield text, installed, requirement.specifier.contains(installed, prereleases=True)
+        except PackageNotFoundError:
+            yield text, None, False
+
+
+def _belongs_to(marker: Any, extra: str) -> bool:
+    """Whether a requirement with this marker is one of ``extra`` and not of the package itself."""
+    always = marker is None or marker.evaluate({"extra": ""})
+    if not extra:
+        return always
+    return not always and marker.evaluate({"extra": extra})
 
 
 def packages(problems: list[str]) -> None:
@@ -122,6 +133,7 @@ def doctor() -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ddim_tutorial", description=__doc__)
     parser.add_argument("command", choices=["doctor"])
+    escape_unprintable()
     parser.parse_args(arguments)
     return doctor()
 
