@@ -11,10 +11,11 @@ COVER  ?= --cov=ddim_tutorial --cov-report=term:skip-covered
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-# the notebooks run in notebooks/: a folder is passed on in full
+# the notebooks run in notebooks/: a folder, also one with spaces in its name, is passed on in full
 MODEL  ?= $(DDIM_TUTORIAL_MODEL)
+quoted := '$(subst ','\'',$(MODEL))'
 ifneq ($(MODEL),)
-export DDIM_TUTORIAL_MODEL := $(if $(wildcard $(MODEL)/.),$(abspath $(MODEL)),$(MODEL))
+export DDIM_TUTORIAL_MODEL := $(shell if [ -d $(quoted) ]; then cd -- $(quoted) && pwd; else printf %s $(quoted); fi)
 endif
 
 .PHONY: lab test run figures

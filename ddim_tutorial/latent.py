@@ -9,7 +9,8 @@ that counts from 0, the doubled batch of guidance, and the grid that ends at t =
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from math import ceil, floor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,15 +18,15 @@ from torch import Tensor
 from .guidance import cfg_batched
 from .peers import from_scheduler, scheduler_times
 from .predict import EpsModel, eps_from_v
+from .prompts import as_prompts, warn_of_cut, without_remarks
 from .require import require_images, require_int
 from .schedule import Schedule
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-PIXELS = (
-    2**19
-)  # decoded at once: two pictures of 512 x 512, whose widest layers take half a gigabyte each
+# decoded at once: two pictures of 512 x 512, whose widest layers take half a gigabyte each
+PIXELS = 2**19
 
 
 class LatentSpace(NamedTuple):
@@ -48,57 +49,39 @@ class LatentSpace(NamedTuple):
 def from_pipeline(
     pipe: "StableDiffusionPipeline",
     prompt: str | Sequence[str],
-    negative_prompt: str = "",
+    negative_prompt: str | Sequence[str] = "",
     scale: float = 7.5,
 ) -> LatentSpace:
     """The pipeline as a latent space, guided towards ``prompt``.
 
     Args:
-        pipe: any StableDiffusionPipeline, on its device and in its dtype; the latents keep their
-        own (float32).
+        pipe: a StableDiffusionPipeline (SD 1.x or 2.x), on its device and in its dtype; the latents
+            keep their own (float32).
         prompt: one for the whole batch, or one for each picture of it.
-        negative_prompt: what guidance leads away from; "" is no prompt.
+        negative_prompt: what guidance leads away from, one for all or one for each prompt; "" is no
+            prompt.
         scale: eps_u + scale (eps_c - eps_u) in one doubled batch; 1 is the prompt alone, 0 the
             negative prompt alone. (diffusers' pipeline takes every scale <= 1 for 1.)
 
     ``times`` walks the pipeline's own grid, which needs a scheduler that counts as DDIM does;
     ``zoo.load`` sets one.
 
-    Raises ValueError for a prediction type that is neither epsilon nor v_prediction, for a prompt
-    that is not text, for latents that are not (B, 4, h, w), and for a scale that is no finite
-    number. Warns, with the text that is lost, where a prompt is longer than the text encoder takes,
-    and where the pipeline's scheduler clips its x0_hat: our sampler does not.
+    Raises ValueError for a pipeline whose network takes more than z_t, t and the prompt (a control
+    network, an IP-Adapter, SDXL, a picture to edit), naming its class or the key of its
+    configuration; for a prediction type that is neither epsilon nor v_prediction, for a prompt that
+    is not text, for latents that are not (B, 4, h, w), and for a scale that is no finite number.
+    Warns, with the text that is cut, where a prompt is longer than the text encoder takes, and
+    where the pipeline's scheduler clips its x0_hat: our sampler does not.
     """
-    prompts = (
-        [prompt]
-        if isinstance(prompt, str)
-        else list(prompt)
-        if isinstance(prompt, Sequence)
-        else []
-    )
-    if not prompts or not all(isinstance(text, str) for text in [*prompts, negative_prompt]):
-        raise ValueError(
-            f"prompt, negative_prompt: got {prompt!r} and {negative_prompt!r}, wanted text"
-        )
-    prediction = pipe.scheduler.config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"prediction_type: got {prediction!r} in {type(pipe.scheduler).__name__}'s"
-            " configuration, wanted 'epsilon' or 'v_prediction'"
-        )
-    for name, text in dict.fromkeys(
-        [*(("prompt", text) for text in prompts), ("negative_prompt", negative_prompt)]
-    ):
-        warn_of_cut(pipe.tokenizer, text, name)
-    if clips := [key for key in ("clip_sample", "thresholding") if pipe.scheduler.config.get(key)]:
-        warnings.warn(
-            f"the pipeline's scheduler has {clips[0]}=True, which ruins latents; it is not done"
-            " here, so the pipeline's own pictures will differ",
-            stacklevel=2,
-        )
-    with torch.no_grad():
+    prompts, negative_prompts = as_prompts(prompt, negative_prompt)
+    prediction = _require_scheduler(pipe.scheduler)
+    require_pipeline(pipe)
+    for name, texts in (("prompt", prompts), ("negative_prompt", negative_prompts)):
+        for text in dict.fromkeys(texts):
+            warn_of_cut(pipe, text, name)
+    with torch.no_grad(), without_remarks():  # the cut is said already
         condition, null_condition = pipe.encode_prompt(
-            prompts, pipe.device, 1, True, [negative_prompt] * len(prompts)
+            prompts, pipe.device, 1, True, negative_prompts
         )
     schedule, unet, vae = from_scheduler(pipe.scheduler), pipe.unet, pipe.vae
 
@@ -118,25 +101,119 @@ def from_pipeline(
     )
 
 
-def encode(vae: torch.nn.Module, x: Tensor) -> Tensor:
-    """Pictures x: (B, 3, H, W) in [-1, 1], to scaled latents (B, 4, h, w), the mean of the
-    encoder's distribution."""
-    _require_channels("x", x, vae.config.in_channels)
-    with torch.no_grad():
-        return (
-            vae.encode(x.to(vae.device, vae.dtype)).latent_dist.mean.to(x.dtype)
-            * vae.config.scaling_factor
+def _require_scheduler(scheduler: Any) -> str:
+    """The prediction type, after refusing what our sampler cannot use, and a warning for what it
+    does not do."""
+    name, config = type(scheduler).__name__, scheduler.config
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"prediction_type: got {prediction!r} in {name}'s configuration, wanted 'epsilon' or"
+            " 'v_prediction'"
+        )
+    alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
+    if alphas_cumprod is None:
+        raise ValueError(
+            f"the pipeline's {name} has no alphas_cumprod, wanted a variance-preserving scheduler"
+            " such as DDIMScheduler"
+        )
+    if alphas_cumprod[-1] <= 0:
+        raise ValueError(
+            f"the pipeline's {name} has rescale_betas_zero_snr=True, which leaves no signal at"
+            f" t = {len(alphas_cumprod)}; pipe.scheduler = zoo.to_ddim(pipe.scheduler) ends the"
+            " schedule one step before"
+        )
+    if clips := [key for key in ("clip_sample", "thresholding") if config.get(key)]:
+        warnings.warn(
+            f"the pipeline's scheduler has {clips[0]}=True, which ruins latents; it is not done"
+            " here, so the pipeline's own pictures will differ",
+            stacklevel=3,
+        )
+    return prediction
+
+
+COMPONENTS = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
+UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
+# keys of the network's configuration, and the values with which it takes nothing but z_t, t, text
+PLAIN = {
+    "addition_embed_type": (None, "text"),
+    "encoder_hid_dim_type": (None, "text_proj"),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "time_cond_proj_dim": (None,),
+    "attention_type": (None, "default"),
+}
+
+
+def require_pipeline(pipe: Any) -> None:
+    """Raise ValueError for a pipeline whose network takes more than z_t, t and the prompt: here the
+    rest would be left out, in silence or with an error from inside diffusers."""
+    name = type(pipe).__name__
+    components = {key: part for key, part in pipe.components.items() if part is not None}
+    wanted = "wanted a StableDiffusionPipeline (SD 1.x or 2.x)"
+    if missing := sorted(COMPONENTS - components.keys()):
+        raise ValueError(f"pipe: {name} has no {missing[0]}; {wanted}")
+    if others := sorted(components.keys() - COMPONENTS - UNUSED):
+        raise ValueError(f"pipe: {name} has a {others[0]}, which would be left out here; {wanted}")
+    if name == "StableDiffusionInstructPix2PixPipeline":
+        raise ValueError(f"pipe: {name} takes a picture beside the prompt; {wanted}")
+    config = pipe.unet.config
+    for key, plain in PLAIN.items():
+        if config.get(key) not in plain:
+            raise ValueError(
+                f"pipe: the network of this {name} has {key}={config.get(key)!r}, so it takes more"
+                f" than z_t, t and the prompt; {wanted}"
+            )
+    if config.in_channels != pipe.vae.config.latent_channels:
+        raise ValueError(
+            f"pipe: the network of this {name} has in_channels={config.in_channels} for latents of"
+            f" {pipe.vae.config.latent_channels}: it takes a picture or a mask beside z_t; {wanted}"
+        )
+    if config.out_channels != config.in_channels:
+        raise ValueError(
+            f"pipe: the network of this {name} has out_channels={config.out_channels} for"
+            f" in_channels={config.in_channels}; {wanted}"
         )
 
 
+def encode(vae: torch.nn.Module, x: Tensor) -> Tensor:
+    """Pictures x: (B, 3, H, W) in [-1, 1], to scaled latents (B, 4, h, w), the mean of the
+    encoder's distribution.
+
+    ValueError where H or W is no multiple of the autoencoder's factor: it would cut the rest off.
+    """
+    _require_channels("x", x, vae.config.in_channels)
+    factor = _factor(vae)
+    sizes = [tuple(x.shape[-2:])]
+    sizes += [tuple(step(side / factor) * factor for side in sizes[0]) for step in (floor, ceil)]
+    if sizes[0] != sizes[1]:
+        actual, cropped, padded = (f"{height} x {width}" for height, width in sizes)
+        smaller = f"crop to {cropped} or " if min(sizes[1]) > 0 else ""
+        raise ValueError(
+            f"x has {actual} pixels, the autoencoder takes multiples of {factor}: {smaller}enlarge"
+            f" to {padded}"
+        )
+    with torch.no_grad():
+        out = vae.encode(x.to(vae.device, vae.dtype))
+    # AutoencoderTiny has no distribution
+    mean = out.latents if hasattr(out, "latents") else out.latent_dist.mean
+    return mean.to(x.dtype) * vae.config.scaling_factor
+
+
+def _factor(vae: torch.nn.Module) -> int:
+    """How many pixels a latent has along a side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
 def decode(vae: torch.nn.Module, z: Tensor, chunk: int | None = None) -> Tensor:
-    """Scaled latents z: (B, 4, h, w), to pictures (B, 3, H, W) about [-1, 1], ``chunk`` at a time
-    (None: as many as have PIXELS pixels), or fewer if they do not fit into the memory of the
-    GPU."""
+    """Scaled latents z: (B, 4, h, w), to pictures (B, 3, H, W) about [-1, 1].
+
+    ``chunk`` at a time (None: as many as have PIXELS pixels), or fewer if they do not fit into the
+    memory of the GPU.
+    """
     _require_channels("z", z, vae.config.latent_channels)
     if chunk is None:
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        chunk = max(1, PIXELS // (z.shape[-2] * z.shape[-1] * factor**2))
+        chunk = max(1, PIXELS // (z.shape[-2] * z.shape[-1] * _factor(vae) ** 2))
     require_int("chunk", chunk, 1)
     pictures: list[Tensor] = []
     done = 0
@@ -152,19 +229,6 @@ def decode(vae: torch.nn.Module, z: Tensor, chunk: int | None = None) -> Tensor:
             continue
         done += chunk
     return torch.cat(pictures)
-
-
-def warn_of_cut(tokenizer, text: str, name: str = "prompt") -> None:
-    """Warn, with what is lost, where ``text`` is longer than the text encoder of ``tokenizer``
-    takes."""
-    limit = tokenizer.model_max_length
-    tokens = tokenizer(text, truncation=False, verbose=False).input_ids
-    if len(tokens) > limit:
-        lost = tokenizer.decode(tokens[limit - 1 : -1])
-        warnings.warn(
-            f"{name}: {len(tokens)} tokens, the text encoder takes {limit}; cut: {lost!r}",
-            stacklevel=3,
-        )
 
 
 def _require_channels(name: str, x: Tensor, channels: int) -> None:

@@ -31,7 +31,7 @@ def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
 
     A control is a widget, or one of ipywidgets' abbreviations: a number, (low, high), (low, high,
     step), True, a list of choices or of (label, value) pairs; an abbreviation starts at the default
-    of ``render``'s argument, if it has one. A ValueError of ``render`` is shown in place of a new
+    of ``render``'s argument, if it has one. An error of ``render`` is shown in place of the
     picture, its warnings above the picture.
     """
     start = {
@@ -42,27 +42,39 @@ def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
         for name, value in controls.items()
     }
     picture, message = Image(format="png"), HTML()
+    picture.layout.align_self = "flex-start"  # a column would stretch it to the cell's width
+    picture.layout.max_width = "100%"
 
     def draw(_: Any = None) -> None:
+        message.value = "<i>drawing ...</i>"
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             try:
-                picture.value = to_png(
-                    render(**{name: widget.value for name, widget in widgets.items()})
-                )
-                said = [
-                    str(warning.message)
-                    for warning in caught
-                    if not issubclass(warning.category, DeprecationWarning)
-                ]  # those are for programmers
-            except ValueError as error:
-                said = [str(error)]
-        message.value = "<br>".join(f"<b>{escape(text)}</b>" for text in dict.fromkeys(said))
+                drawn = to_png(render(**{name: widget.value for name, widget in widgets.items()}))
+                texts = _for_readers(caught)
+            except Exception as error:  # also of torch, where the memory is too small
+                drawn, texts = b"", [_error_text(error)]
+        # a picture beside settings that it does not belong to would mislead
+        picture.layout.display = None if drawn else "none"
+        picture.value = drawn
+        message.value = "<br>".join(f"<b>{escape(text)}</b>" for text in dict.fromkeys(texts))
 
     for widget in widgets.values():
         widget.observe(draw, "value")
     draw()
     return VBox([*widgets.values(), message, picture])
+
+
+def _for_readers(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """The warnings that are not for programmers."""
+    return [str(w.message) for w in caught if not issubclass(w.category, DeprecationWarning)]
+
+
+def _error_text(error: Exception) -> str:
+    """A ValueError of ours is a sentence; others need their name."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the memory of the device is too small for this setting ({error})"
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
 def sampling_explorer(bundle: Bundle) -> VBox:
@@ -118,7 +130,7 @@ def latent_explorer(bundle: LatentBundle, prompt: str) -> VBox:
         return list(trajectory(space.model, z_T, space.times(S), space.schedule))
 
     def render(t: int, prompt: str, S: int, scale: float, seed: int) -> "matplotlib.figure.Figure":
-        warn_of_cut(bundle.pipe.tokenizer, prompt)  # a run that is kept does not say it again
+        warn_of_cut(bundle.pipe, prompt)  # a run that is kept does not say it again
         return _around(run(prompt, S, scale, seed), t, partial(decode, bundle.pipe.vae))
 
     return explorer(

@@ -63,8 +63,10 @@ RIGHT = {
 
 
 def judge(name: str, fn, capsys, **options) -> str:
-    assert getattr(checks, f"check_{name}")(fn, **options) is None
-    return capsys.readouterr().out
+    result = getattr(checks, f"check_{name}")(fn, **options)
+    output = capsys.readouterr().out
+    assert output == f"{result}\n" and bool(result) == (f"{name}: right." in output)
+    return output
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -296,9 +298,9 @@ WRONG = [
         "trajectory",
         lambda *given: 0 * sample(*given) + sample(*given),
         "1000, 500, 0",
-        "asked 4 times for 2 steps",
+        "asked more than 2 times for 2 steps",
     ),
-    ("trajectory", lambda *a: list(trajectory(*a)), "1000, 500, 0", "your function raised"),
+    ("trajectory", lambda *a: list(trajectory(*a)), "1000, 500, 0", "got a list where one tensor"),
     ("slerp", torch.lerp, "a quarter circle", "differs"),
     (
         "slerp",
@@ -337,7 +339,7 @@ WRONG = [
         "invert",
         lambda *given: invert(*given).x_T + 0 * invert(*given).x_T,
         "1000, 500, 0",
-        "asked 4 times for 2 steps",
+        "asked more than 2 times for 2 steps",
     ),
     (
         "invert",
@@ -396,7 +398,7 @@ WRONG = [
         "jumps",
         lambda *given: (jumps()(*given), jumps()(*given))[1],
         "1000, 500, 0",
-        "asked 4 times for 2 steps",
+        "asked more than 2 times for 2 steps",
     ),
     (
         "jumps",
@@ -456,3 +458,191 @@ def test_float32_answers_pass(capsys):
         capsys,
     )
     assert said.startswith("jumps: right")
+
+
+def endless(model, x, grid, schedule):
+    while True:
+        x = x - 1e-3 * model(x, torch.full((len(x),), grid[0]))
+
+
+def stubborn(model, x, grid, schedule):
+    """Asks on whatever happens."""
+    while True:
+        try:
+            endless(model, x, grid, schedule)
+        except Exception:
+            continue
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("fn", [endless, stubborn])
+@pytest.mark.parametrize("name", ["trajectory", "jumps", "invert"])
+def test_a_sampler_that_never_ends_is_stopped(name, fn, capsys):
+    output = judge(name, fn, capsys)
+    assert "not yet right" in output and "asked" in output
+
+
+@pytest.mark.timeout(60)
+def test_an_endless_list_of_jumps_or_times_is_stopped(capsys):
+    def forever(*given):
+        while True:
+            yield 1
+
+    for name in ("jumps", "times"):
+        assert "goes on without an end" in judge(name, forever, capsys)
+
+
+def in_place(fn):
+    """The same answer, and one argument changed."""
+
+    def changed(*given, **options):
+        answer = fn(*given, **options)
+        for argument in given:
+            if isinstance(argument, torch.Tensor):
+                argument += 1
+                return answer
+            if isinstance(argument, list):
+                argument.append(0.5)
+                return answer
+        return answer
+
+    return changed
+
+
+@pytest.mark.parametrize("name", [name for name in RIGHT if name not in ("times", "noise")])
+def test_a_solution_that_changes_its_input_is_told(name, capsys):
+    output = judge(name, in_place(RIGHT[name]), capsys)
+    assert "not yet right" in output and "changed its argument" in output
+
+
+def test_the_changed_argument_is_named(capsys):
+    def add(x_0, eps, ab_t):
+        x_0 *= ab_t.sqrt()
+        return x_0 + (1 - ab_t).sqrt() * eps
+
+    assert "changed its argument x_0 in place" in judge("add_noise", add, capsys)
+
+
+@pytest.mark.parametrize("name", [name for name in RIGHT if name not in ("times", "slope")])
+def test_numpy_answers_are_taken(name, capsys):
+    def numpy(*given, **options):
+        answer = RIGHT[name](*given, **options)
+        if isinstance(answer, tuple):
+            return tuple(part.numpy() for part in answer)
+        if isinstance(answer, list):
+            return [part.numpy() for part in answer]
+        return answer.numpy()
+
+    assert judge(name, numpy, capsys).startswith(f"{name}: right")
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize(
+    "answer", [None, "text", {}, [[torch.zeros(2)]], object(), lambda: None, [None], 5]
+)
+def test_an_answer_of_another_type_is_not_called_an_error_of_the_reader(name, answer, capsys):
+    output = judge(name, lambda *_, **__: answer, capsys)
+    assert "not yet right" in output and "your function raised" not in output
+
+
+@pytest.mark.parametrize(
+    ("ask", "problem"),
+    [
+        (
+            lambda model, x: model(x, 1000),
+            "asked with a t of type int, wanted one integer for each",
+        ),
+        (lambda model, x: model(x, torch.tensor(1000)), "asked with a t of shape (), wanted"),
+        (lambda model, x: model(x.numpy(), 1000), "the model was shown an x_t of type ndarray"),
+        (
+            lambda model, x: model(x, np.full(2, 1000)),
+            "a t of type ndarray, wanted one integer for each",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["trajectory", "jumps", "invert"])
+def test_a_model_asked_in_another_way_is_told(name, ask, problem, capsys):
+    output = judge(name, lambda model, x, grid, schedule: ask(model, x), capsys)
+    assert problem in output and "your function raised" not in output
+
+
+def test_a_list_of_states_is_told(capsys):
+    output = judge("trajectory", lambda *given: [s.x_s for s in trajectory(*given)], capsys)
+    assert "got a list of 2 where one tensor is wanted" in output
+    assert "got a Tensor, wanted the pair" in judge(
+        "ddim_step", lambda *given, **options: ddim_step(*given, **options)[0], capsys
+    ).replace("it returned", "got a")
+
+
+def sigma(power=1, first=True, swapped=False):
+    def fn(ab_t, ab_s, eta):
+        ratio = (1 - ab_s) / (1 - ab_t) if first else 1
+        ratio = 1 / ratio if swapped else ratio
+        return eta * (ratio * (1 - ab_t / ab_s)) ** (power / 2)
+
+    return fn
+
+
+SLIPS = [
+    ("add_noise", lambda x, e, ab: ab * x + (1 - ab) * e, "the square roots are missing"),
+    ("add_noise", lambda x, e, ab: ab.sqrt() * x - (1 - ab).sqrt() * e, "the sign of eps"),
+    ("add_noise", lambda x, e, ab: ab.sqrt() * x + (1 - ab) * e, "root of 1 - alpha_bar_t is"),
+    ("predict_x0", lambda x, e, ab: (x - (1 - ab).sqrt() * e) / ab, "root of alpha_bar_t is"),
+    ("predict_x0", lambda x, e, ab: (x + (1 - ab).sqrt() * e) / ab.sqrt(), "the sign of eps"),
+    ("predict_x0", lambda x, e, ab: x - (1 - ab).sqrt() * e, "the division by sqrt"),
+    ("predict_x0", lambda *given: predict_x0(*given).clamp(-1, 1), "clipped to [-1, 1]"),
+    ("ddim_sigma", sigma(power=2), "that is a variance"),
+    ("ddim_sigma", sigma(first=False), "the first factor is missing"),
+    ("ddim_sigma", lambda t, s, eta: sigma()(t, s, eta) * eta, "eta is squared"),
+    ("ddim_step", step_without("levels"), "the square root of alpha_bar_s is missing"),
+    ("ddim_step", step_without("sigma"), "sigma^2 is not taken out"),
+    ("ddim_step", step_without("variance"), "scaled by sigma^2"),
+    ("ddim_step", step_without("order"), "in the other order"),
+    ("translation", lambda b: torch.cumprod(1 - b, 0), "alpha_bar_0 = 1 is missing"),
+    ("translation", lambda b: torch.cat([torch.ones(1), 1 - b]), "of one step"),
+    ("invert_step", lambda x, e, s, t: ddim_step(x, e, t, s)[0], "s and t are swapped"),
+    ("invert_step", lambda x, e, s, t: add_noise(x, e, t), "x_s is taken for x_0"),
+    (
+        "guided_jump",
+        lambda z, u, c, ab, scale: predict_x0(z, c + scale * (c - u), ab),
+        "that is w = scale - 1",
+    ),
+    (
+        "guided_jump",
+        lambda z, u, c, ab, scale: predict_x0(z, c + scale * (u - c), ab),
+        "eps_u and eps_c are swapped",
+    ),
+    ("mix", lambda n, w: torch.tensordot(torch.tensor(w, dtype=n.dtype), n, 1), "not normalised"),
+    ("slope", lambda x, y: np.polyfit(np.log(y), np.log(x), 1)[0], "x and y are swapped"),
+]
+
+
+@pytest.mark.parametrize(("name", "fn", "slip"), SLIPS)
+def test_a_usual_slip_is_named(name, fn, slip, capsys):
+    last = judge(name, fn, capsys).splitlines()[-1]
+    assert "; it looks as if " in last and slip in last
+
+
+def test_an_unusual_mistake_is_given_no_name(capsys):
+    output = judge("add_noise", lambda *given: add_noise(*given) + 0.1, capsys)
+    assert "differs by up to 0.1" in output and "it looks as if" not in output
+
+
+def test_a_course_can_grade(capsys):
+    right, wrong = checks.check_add_noise(add_noise), checks.check_add_noise(lambda x, e, ab: x)
+
+    def stub(*_):
+        raise NotImplementedError
+
+    blank = checks.check_add_noise(stub)
+    assert [r.passed for r in (right, wrong, blank)] == [True, False, None]
+    assert [bool(r) for r in (right, wrong, blank)] == [True, False, False]
+    assert len(right.verified) == 3 and right.problem is None
+    assert wrong.claim.startswith("alpha_bar_t = 0.36") and "differs" in wrong.problem
+    assert len(capsys.readouterr().out.splitlines()) == 4 + 3 + 1
+
+
+def test_a_result_is_not_shown_a_second_time_below_a_cell():
+    from IPython.core.formatters import DisplayFormatter
+
+    assert DisplayFormatter().format(checks.Result("a", True)) == ({}, {})

@@ -1,13 +1,17 @@
 """``python -m ddim_tutorial doctor`` says what would fail, and its exit code too."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ddim_tutorial import __main__ as command
 from ddim_tutorial import zoo
 from parts import tiny_pipeline, tiny_unet
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -118,3 +122,27 @@ def test_the_command():
         "would fail: nothing" not in done.stdout
     )
     assert call("nurse").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "ddim_tutorial", "doctor"),
+        ("-m", "tools.run_notebooks", "modèles.ipynb"),
+        ("-m", "tools.figures", "modèles"),
+        ("-m", "tools.bench", "--device", "modèles"),
+    ],
+)
+def test_a_letter_that_the_terminal_lacks_is_escaped(command, tmp_path):
+    environment = os.environ | {
+        "DDIM_TUTORIAL_MODEL": "modèles/sd",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, env=environment, cwd=tmp_path, check=False
+    )
+    output = (done.stdout + done.stderr).decode("ascii")
+    assert r"mod\xe8les" in output and "UnicodeEncodeError" not in output and done.returncode != 0
+    if "doctor" in command:
+        assert "would fail:" in output and not done.stderr.strip().startswith(b"Traceback")

@@ -1,6 +1,7 @@
 """A pipeline as a latent space: its latents against StableDiffusionPipeline's own, its pictures,
 its prompts."""
 
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,3 +241,174 @@ def test_the_notebooks_on_latent_models_run_unchanged_on_another_one(name, tmp_p
         a.outputs != b.outputs for a, b in zip(seen, wanted, strict=True) if a.cell_type == "code"
     ]
     assert sum(changed) > 5  # it was that model
+
+
+def other_pipeline(name: str, pipe, **parts):
+    """A pipeline of another class around the tiny one's parts."""
+    import diffusers
+
+    components = {key: part for key, part in pipe.components.items() if key != "image_encoder"}
+    return getattr(diffusers, name)(**(components | parts), requires_safety_checker=False)
+
+
+def with_network(pipe, **keys):
+    """The pipeline with another network, random, as ``keys`` of its configuration say."""
+    other = new_pipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet)
+    config = {key: value for key, value in pipe.unet.config.items() if not key.startswith("_")}
+    other.unet = UNet2DConditionModel(**(config | keys))
+    return other
+
+
+def controlled(pipe):
+    from diffusers import ControlNetModel
+
+    network = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
+    return other_pipeline("StableDiffusionControlNetPipeline", pipe, controlnet=network)
+
+
+def large(pipe):
+    """Stable Diffusion XL has two text encoders."""
+    from diffusers import StableDiffusionXLPipeline
+
+    return StableDiffusionXLPipeline(
+        vae=pipe.vae,
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        text_encoder_2=pipe.text_encoder,
+        tokenizer_2=pipe.tokenizer,
+        unet=pipe.unet,
+        scheduler=pipe.scheduler,
+        add_watermarker=False,
+    )
+
+
+def adapted(pipe):
+    """As ``load_ip_adapter`` leaves it."""
+    other = with_network(pipe)
+    other.unet.config.encoder_hid_dim_type = "ip_image_proj"
+    other.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    return other
+
+
+def animated(pipe):
+    from diffusers import AnimateDiffPipeline, MotionAdapter
+
+    motion = MotionAdapter(
+        block_out_channels=(16, 32),
+        motion_layers_per_block=1,
+        motion_mid_block_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=4,
+    )
+    parts = {key: pipe.components[key] for key in latent.COMPONENTS}
+    return AnimateDiffPipeline(**parts, motion_adapter=motion)
+
+
+TIME_IDS = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 64,
+}
+OTHERS = {
+    "controlnet": (controlled, "StableDiffusionControlNetPipeline has a controlnet"),
+    "xl": (large, "StableDiffusionXLPipeline has a text_encoder_2"),
+    "ip-adapter": (adapted, "encoder_hid_dim_type='ip_image_proj'"),
+    "text_time": (lambda pipe: with_network(pipe, **TIME_IDS), "addition_embed_type='text_time'"),
+    "pix2pix": (lambda pipe: with_network(pipe, in_channels=8), "in_channels=8 for latents of 4"),
+    "pix2pix's class": (
+        lambda pipe: other_pipeline("StableDiffusionInstructPix2PixPipeline", pipe),
+        "StableDiffusionInstructPix2PixPipeline takes a picture",
+    ),
+    "inpainting": (
+        lambda pipe: with_network(pipe, in_channels=9),
+        "in_channels=9 for latents of 4",
+    ),
+    "animation": (animated, "AnimateDiffPipeline has a motion_adapter"),
+    "upscaler": (lambda pipe: with_network(pipe, num_class_embeds=9), "num_class_embeds=9"),
+    "unclip": (
+        lambda pipe: with_network(pipe, class_embed_type="timestep"),
+        "class_embed_type='timestep'",
+    ),
+    "consistency": (lambda pipe: with_network(pipe, time_cond_proj_dim=8), "time_cond_proj_dim=8"),
+    "gligen": (lambda pipe: with_network(pipe, attention_type="gated"), "attention_type='gated'"),
+    "variance": (lambda pipe: with_network(pipe, out_channels=8), "out_channels=8"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_pipeline_that_takes_more_than_a_prompt_is_refused(pipe, kind):
+    build, message = OTHERS[kind]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        latent.from_pipeline(build(pipe), "two blue fish")
+
+
+@pytest.mark.parametrize("name", ["Img2Img", "Inpaint", "SAG"])
+def test_a_pipeline_of_the_same_parts_is_taken(pipe, name):
+    """Their networks take z_t, t and the prompt, whatever else the pipelines do."""
+    other = other_pipeline(f"StableDiffusion{name}Pipeline", pipe)
+    spaces = [latent.from_pipeline(p, "two blue fish", scale=2.0) for p in (other, pipe)]
+    eps, expected = (space.model(noise(), torch.tensor([500, 500])) for space in spaces)
+    torch.testing.assert_close(eps, expected)
+
+
+def test_each_prompt_may_have_its_negative_prompt(pipe):
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="epsilon")
+    prompts, negatives, z_T = ["a cassette player", "two blue fish"], ["blurry", ""], noise()
+    expected = pipe(
+        prompts,
+        negative_prompt=negatives,
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        latents=z_T,
+        output_type="latent",
+    ).images
+    space = latent.from_pipeline(pipe, prompts, negatives, 4.0)
+    assert relative(sample(space.model, z_T, space.times(5), space.schedule), expected) <= 2e-5
+    t = torch.tensor([500, 500])
+    one = latent.from_pipeline(pipe, "two blue fish", negatives, 4.0).model(z_T, t)
+    torch.testing.assert_close(
+        one, latent.from_pipeline(pipe, ["two blue fish"] * 2, negatives, 4.0).model(z_T, t)
+    )
+    for wrong in (["a", "b", "c"], []):
+        with pytest.raises(ValueError, match=r"negative_prompt"):
+            latent.from_pipeline(pipe, prompts, wrong)
+
+
+def test_the_vectors_of_a_textual_inversion_count(tmp_path):
+    """A token of 12 vectors, twice in a prompt for 24 places."""
+    inverted = tiny_pipeline(tmp_path)
+    inverted.load_textual_inversion(torch.zeros(12, 16), token="<cat>")
+    with pytest.warns(UserWarning, match="29 tokens, the text encoder takes 24"):
+        latent.from_pipeline(inverted, "<cat> and <cat>")
+    with pytest.warns(UserWarning, match="negative_prompt: 29 tokens"):
+        latent.from_pipeline(inverted, "two blue fish", "<cat> and <cat>")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        latent.from_pipeline(inverted, "<cat>")
+
+
+def test_a_warning_of_a_very_long_prompt_is_short_and_the_only_one(pipe, capfd):
+    with pytest.warns(UserWarning, match="cut: ") as caught:
+        latent.from_pipeline(pipe, "two blue fish " * 2000)
+    assert len(caught) == 1 and len(str(caught[0].message)) < 300
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [(17, 19), (16, 19), (1, 16), (17, 16)])
+def test_pictures_that_the_autoencoder_would_cut_are_refused(pipe, size):
+    """Its factor is 2: 17 x 19 pixels would come back as 16 x 18."""
+    space = latent.from_pipeline(pipe, "two blue fish")
+    with pytest.raises(ValueError, match=r"multiples of 2: .*enlarge to") as no:
+        space.encode(torch.zeros(1, 3, *size))
+    if size == (17, 19):
+        assert "crop to 16 x 18 or enlarge to 18 x 20" in str(no.value)
+    assert space.decode(space.encode(torch.zeros(1, 3, 16, 18))).shape == (1, 3, 16, 18)
+
+
+def test_a_scheduler_of_another_process_is_refused(pipe):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    other = new_pipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet)
+    other.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler has no alphas_cumprod"):
+        latent.from_pipeline(other, "two blue fish")

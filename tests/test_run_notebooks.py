@@ -137,31 +137,39 @@ def test_a_folder_is_found_from_the_kernels_too(project, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make")
+@pytest.mark.parametrize("given", ["MODEL", "DDIM_TUTORIAL_MODEL"])
 @pytest.mark.parametrize(
-    ("asked", "wanted"),
+    ("model", "folder"),
     [
-        ("MODEL=tests", str(ROOT / "tests")),
-        ("MODEL=sd-v1-4", "sd-v1-4"),
-        ("DDIM_TUTORIAL_MODEL=tests", str(ROOT / "tests")),
-        ("JOBS=1", ""),
+        ("tests", True),
+        ("my models/sd", True),  # beside a folder "my"
+        ("it's mine", True),
+        ("modèles/sd", True),
+        ("-sd", True),
+        ("sd-v1-4", False),
+        ("no such folder", False),
+        ("", False),
     ],
 )
-def test_make_passes_a_folder_on_in_full(asked, wanted, tmp_path):
+def test_make_passes_a_folder_on_in_full(given, model, folder, tmp_path):
+    (tmp_path / "my").mkdir()
+    if folder:
+        (tmp_path / model).mkdir(parents=True)
     (tmp_path / "makefile").write_text(
-        f"include {ROOT}/Makefile\nshow:\n\t@echo [$$DDIM_TUTORIAL_MODEL]\n"
+        f"include {ROOT}/Makefile\nshow:\n\t@printenv DDIM_TUTORIAL_MODEL || true\n"
     )
-    name, value = asked.split("=")
-    environment = {"PATH": os.environ["PATH"]} | ({name: value} if name != "MODEL" else {})
-    arguments = [asked] if name == "MODEL" else []
+    environment = {"PATH": os.environ["PATH"]} | ({given: model} if given != "MODEL" else {})
+    arguments = [f"MODEL={model}"] if given == "MODEL" else []
     done = subprocess.run(
-        ["make", "-s", "-f", tmp_path / "makefile", "show", *arguments],
-        cwd=ROOT,
+        ["make", "-s", "-f", "makefile", "show", *arguments],
+        cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=True,
     )
-    assert done.stdout == f"[{wanted}]\n"
+    assert done.stdout.strip() == (str(tmp_path / model) if folder else model)
 
 
 def test_only_the_default_model_has_a_limit_for_a_cell(project, monkeypatch):

@@ -69,19 +69,49 @@ def test_controls_are_widgets_or_abbreviations():
         widgets.explorer(lambda c: None, c=object())
 
 
-def test_a_refusal_is_shown_and_the_next_picture_clears_it():
-    def render(k: int):
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("k=9: too many <steps>"), "k=9: too many &lt;steps&gt;"),
+        (RuntimeError("mat1 and mat2"), "RuntimeError: mat1 and mat2"),
+        (torch.OutOfMemoryError("tried 9 GiB"), "memory of the device is too small"),
+        (KeyError("fashion"), "KeyError: &#x27;fashion&#x27;"),
+        (MemoryError("numpy"), "MemoryError: numpy"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_an_error_is_shown_without_the_old_picture(error, text, first):
+    def render(k: int = 9 if first else 5):
         if k > 5:
-            raise ValueError(f"k={k}: too many <steps>")
+            raise error
         return grids.image_grid(torch.full((1, 1, 4, 4), k / 10))
 
-    box = widgets.explorer(render, k=(0, 10))
-    slider, message, picture = box.children
-    before = picture.value
+    slider, message, picture = widgets.explorer(render, k=(0, 10)).children
     slider.value = 9
-    assert "k=9: too many &lt;steps&gt;" in message.value and picture.value == before
+    assert text in message.value
+    assert picture.value == b"" and picture.layout.display == "none"
     slider.value = 1
-    assert message.value == "" and picture.value != before
+    assert message.value == "" and picture.layout.display is None
+    Image.open(BytesIO(picture.value)).verify()
+
+
+def test_a_picture_is_not_stretched():
+    blank = grids.image_grid(torch.zeros(1, 1, 4, 4))
+    picture = widgets.explorer(lambda k: blank, k=(0, 10)).children[-1]
+    assert picture.layout.align_self == "flex-start" and picture.layout.max_width == "100%"
+
+
+def test_a_setting_that_is_being_drawn_says_so():
+    shown = []
+
+    def render(k: int):
+        shown.append(box.children[1].value if k == 9 else "")
+        return grids.image_grid(torch.zeros(1, 1, 4, 4))
+
+    box = widgets.explorer(render, k=(0, 10))
+    box.children[0].value = 9
+    assert "drawing" in shown[-1] and box.children[1].value == ""
 
 
 def build(folder, classes: int | None) -> zoo.Bundle:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.benchmark import timer
 
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.peers import from_scheduler, scheduler_times
 from ddim_tutorial.predict import EpsModel
 from ddim_tutorial.sampling import ddim_step, sample
@@ -196,6 +197,7 @@ def run_latent(model: str, device: str, *, pairs: int, steps: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench", description=__doc__.splitlines()[0]
     )

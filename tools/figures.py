@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ddim_tutorial.console import escape_unprintable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -171,6 +173,7 @@ def check(folder: Path, recipes: Mapping[str, Recipe] = FIGURES) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m tools.figures", description=__doc__.splitlines()[0]
     )

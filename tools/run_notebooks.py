@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ddim_tutorial.console import escape_unprintable
+
 BUILD = Path("build")
 STORE = BUILD / "run.json"
 README = Path("README.md")
@@ -254,6 +256,7 @@ def arguments_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    escape_unprintable()
     parser = arguments_parser()
     options = parser.parse_args(arguments)
     everything = notebooks()

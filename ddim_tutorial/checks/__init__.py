@@ -1,9 +1,10 @@
 r"""Judges for a reader's own functions, for the cell below the exercise.
 
 Every check prints what it verified, or the first claim that fails and by how much, or "not
-attempted yet" for a stub that raises NotImplementedError. It never raises for a wrong answer and
-returns None, so that Run All goes on. What is right is taken from closed forms and from diffusers,
-not from this package's own functions.
+attempted yet" for a stub that raises NotImplementedError. It returns the same as a :class:`Result`,
+which is true where all was verified, so that a course can grade. It never raises for a wrong
+answer, so that Run All goes on. What is right is taken from closed forms and from diffusers, not
+from this package's own functions.
 """
 
 from .formulas import (
@@ -15,10 +16,12 @@ from .formulas import (
     check_translation,
 )
 from .inversion import check_invert, check_invert_step, check_slope
+from .judge import Result
 from .noise import check_mix, check_noise, check_slerp
 from .sampling import check_jumps, check_times, check_trajectory
 
 __all__ = [
+    "Result",
     "check_add_noise",
     "check_ddim_sigma",
     "check_ddim_step",

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..analytic import gaussian
 from ..schedule import linear
+from . import slips
+from .asked import Questions
 from .judge import Claim, draw, find_problem, judge, verdict
 
 
@@ -17,15 +20,18 @@ def check_invert_step(fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) ->
     (DDIM Eq. 13)."""
     x_0, eps = draw(2, 1, 4, 4), draw(2, 1, 4, 4, seed=1)
     ab = torch.tensor([1.0, 0.64, 0.36], dtype=torch.float64)
-    yield (
+    yield Claim(
         "from s = 0 it adds the noise eps: 0.6 x_0 + 0.8 eps",
         lambda: fn(x_0, eps, ab[0], ab[2]),
         0.6 * x_0 + 0.8 * eps,
+        slips.step(x_0, eps, ab[0], ab[2]) | slips.noising(x_0, eps, ab[2]),
     )
-    yield (
+    yield Claim(
         "the true noise stays on the line: from 0.8 x_0 + 0.6 eps to 0.6 x_0 + 0.8 eps",
         lambda: fn(0.8 * x_0 + 0.6 * eps, eps, ab[1], ab[2]),
         0.6 * x_0 + 0.8 * eps,
+        {"x_s is taken for x_0": 0.6 * (0.8 * x_0 + 0.6 * eps) + 0.8 * eps}
+        | slips.step(0.8 * x_0 + 0.6 * eps, eps, ab[1], ab[2]),
     )
     from diffusers import DDIMInverseScheduler
 
@@ -36,7 +42,7 @@ def check_invert_step(fn: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) ->
     bar = peer.alphas_cumprod.double()
     for timestep in (20, 500, 960):
         # diffusers' inverse step with "timestep" starts at timestep - 20 and ends at timestep
-        yield (
+        yield Claim(
             f"diffusers' inverse step from t = {timestep - 19} to t = {timestep + 1}",
             lambda timestep=timestep: fn(x_0, eps, bar[timestep - 20], bar[timestep]),
             peer.step(eps, timestep, x_0).prev_sample,
@@ -61,13 +67,13 @@ def check_invert(fn: Callable[..., Tensor], eps_time: str = "target") -> Iterato
     x_0 = draw(2, 1, 2, 2)
 
     def run(times: list[int]) -> str | None:
-        asked: list[tuple[list[int], Tensor]] = []
+        asked = Questions(len(times) - 1)
 
-        def model(x: Tensor, t: Tensor) -> Tensor:
-            asked.append((t.tolist(), x.detach().clone()))
+        def model(x: Any, t: Any) -> Tensor:
+            asked.add(x, t)
             return exact(x, t)
 
-        x, state = fn(model, x_0.clone(), list(times), schedule), x_0
+        x, state = asked.run(fn, model, x_0.clone(), list(times), schedule), x_0
         for i, (s, t) in enumerate(pairwise(times[::-1])):
             where = f"step {i + 1} of {len(times) - 1}, from s = {s} up to t = {t}"
             q = t if eps_time == "target" else max(s, 1)
@@ -82,15 +88,15 @@ def check_invert(fn: Callable[..., Tensor], eps_time: str = "target") -> Iterato
                 std**2 * a[q] ** 2 + sigma[q] ** 2
             )
             state = gain * state
-        if len(asked) > len(times) - 1:
-            return f"the model was asked {len(asked)} times for {len(times) - 1} steps"
+        if asked.stopped:
+            return asked.too_many()
         last = f"the last step, from s = {times[1]} up to t = {times[0]}, or what is returned"
         problem = find_problem(x, state)
         return problem and f"{last}: {problem}"
 
     for times in ([1000, 500, 0], list(range(1000, -1, -20)), [982, 500, 23, 1]):
         shown = ", ".join(map(str, times if len(times) < 6 else [*times[:2], "...", times[-1]]))
-        yield (
+        yield Claim(
             f"Gaussian data, times {shown}: every state as in closed form",
             lambda times=times: run(times),
             verdict,
@@ -102,12 +108,14 @@ def check_slope(fn: Callable[[list[float], list[float]], float]) -> Iterator[Cla
     """Judge ``fn(x, y) -> slope`` of the least-squares line through (log x, log y): the order of a
     method."""
     x = [10.0, 20.0, 50.0, 100.0]
-    yield "y = 3 / x has slope -1", lambda: fn(x, [3 / v for v in x]), -1.0
-    yield "y = x^2 has slope 2", lambda: fn(x, [v**2 for v in x]), 2.0
+    yield Claim("y = 3 / x has slope -1", lambda: fn(x, [3 / v for v in x]), -1.0)
+    yield Claim(
+        "y = x^2 has slope 2", lambda: fn(x, [v**2 for v in x]), 2.0, {"x and y are swapped": 0.5}
+    )
     from numpy import log, polyfit
 
     y = [0.5, 0.3, 0.09, 0.06]
-    yield (
+    yield Claim(
         "numpy's polyfit on four points that lie on no line",
         lambda: fn(x, y),
         float(polyfit(log(x), log(y), 1)[0]),

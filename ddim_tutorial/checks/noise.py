@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .judge import Claim, draw, find_problem, judge, verdict
+from .judge import Claim, as_tensor, draw, find_problem, judge, verdict
 
 
 @judge
@@ -15,31 +15,31 @@ def check_slerp(fn: Callable[[Tensor, Tensor, float], Tensor]) -> Iterator[Claim
     """Judge ``fn(a, b, weight)``: from a at 0 to b at 1 along the great circle, every picture of
     the (B, ...) batch on its own (DDIM appendix D.5)."""
     a, b = draw(3, 1, 4, 4), draw(3, 1, 4, 4, seed=1)
-    yield "weight 0 is a", lambda: fn(a, b, 0.0), a
-    yield "weight 1 is b", lambda: fn(a, b, 1.0), b
+    yield Claim("weight 0 is a", lambda: fn(a, b, 0.0), a)
+    yield Claim("weight 1 is b", lambda: fn(a, b, 1.0), b)
     right = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     x, y = right + torch.tensor([1.0, 0.0]), right + torch.tensor([0.0, 1.0])
-    yield (
+    yield Claim(
         "a quarter circle: weight 1/3 is the angle of 30 degrees",
         lambda: fn(x, y, 1 / 3),
         right + torch.tensor([math.cos(math.pi / 6), 0.5], dtype=torch.float64),
     )
     middle = right + torch.tensor([math.cos(0.4), math.sin(0.4)], dtype=torch.float64)
-    yield (
+    yield Claim(
         "an angle of 0.8 rad: the middle is at 0.4 rad, of length 1",
         lambda: fn(
             x, right + torch.tensor([math.cos(0.8), math.sin(0.8)], dtype=torch.float64), 0.5
         ),
         middle,
     )
-    yield (
+    yield Claim(
         "each picture by its own angle: the batch equals one by one",
         lambda: fn(a, b, 0.3),
         lambda got: find_problem(
-            got, torch.cat([fn(a[i : i + 1], b[i : i + 1], 0.3) for i in range(3)])
+            got, torch.cat([as_tensor(fn(a[i : i + 1], b[i : i + 1], 0.3)) for i in range(3)])
         ),
     )
-    yield "a with itself is a, not NaN", lambda: fn(a, a.clone(), 0.5), a
+    yield Claim("a with itself is a, not NaN", lambda: fn(a, a.clone(), 0.5), a)
 
 
 @judge
@@ -47,17 +47,23 @@ def check_mix(fn: Callable[[Tensor, Any], Tensor]) -> Iterator[Claim]:
     """Judge ``fn(noises, weights)``: k independent standard normal draws (k, ...) combined into one
     such draw."""
     noises = draw(3, 2, 4, 4)
-    yield (
+    yield Claim(
         "weights 1, 1 and 0: (a + b) / sqrt(2)",
         lambda: fn(noises, [1.0, 1.0, 0.0]),
         noises[:2].sum(0) / math.sqrt(2),
+        {
+            "the weights are not normalised": noises[:2].sum(0),
+            "the weights are divided by the sum of their squares, not by its square root": (
+                noises[:2].sum(0) / 2
+            ),
+        },
     )
-    yield (
+    yield Claim(
         "weights 3, 4 and 0: 0.6 a + 0.8 b",
         lambda: fn(noises, [3.0, 4.0, 0.0]),
         0.6 * noises[0] + 0.8 * noises[1],
     )
-    yield (
+    yield Claim(
         "weights 1, 1 and -1: (a + b - c) / sqrt(3)",
         lambda: fn(noises, [1.0, 1.0, -1.0]),
         (noises[0] + noises[1] - noises[2]) / math.sqrt(3),
@@ -71,7 +77,7 @@ def check_noise(fn: Callable[[Any, tuple[int, ...]], Tensor]) -> Iterator[Claim]
     shape = (1, 16, 16)
 
     def statistics() -> str | None:
-        x = torch.as_tensor(fn(range(100), shape)).double()
+        x = as_tensor(fn(range(100), shape)).double()
         count, kurtosis = x.numel(), ((x - x.mean()) / x.std()).pow(4).mean().item()
         for name, value, wanted, error in (
             ("mean", x.mean().item(), 0, 1),
@@ -95,25 +101,25 @@ def check_noise(fn: Callable[[Any, tuple[int, ...]], Tensor]) -> Iterator[Claim]
             else "torch's global random numbers were reseeded or drawn from; use a torch.Generator"
         )
 
-    yield (
+    yield Claim(
         "two seeds, shape (1, 16, 16): shape (2, 1, 16, 16)",
-        lambda: list(fn([0, 1], shape).shape),
+        lambda: list(as_tensor(fn([0, 1], shape)).shape),
         [2, 1, 16, 16],
     )
-    yield (
+    yield Claim(
         "the same seed, the same noise",
         lambda: fn([3], shape),
         lambda got: find_problem(got, fn([3], shape)),
     )
-    yield (
+    yield Claim(
         "seed 5 alone and as the third of four",
-        lambda: fn([2, 9, 5, 0], shape)[2:3],
+        lambda: as_tensor(fn([2, 9, 5, 0], shape))[2:3],
         lambda got: find_problem(got, fn([5], shape)),
     )
-    yield (
+    yield Claim(
         "other seeds, other noise",
-        lambda: (fn([0], shape) - fn([1], shape)).abs().max() > 0.1,
+        lambda: (as_tensor(fn([0], shape)) - as_tensor(fn([1], shape))).abs().max() > 0.1,
         lambda got: None if got else "seeds 0 and 1 give the same noise",
     )
-    yield "100 seeds: mean 0, std 1, kurtosis 3", statistics, verdict
-    yield "torch's global random numbers are left alone", untouched, verdict
+    yield Claim("100 seeds: mean 0, std 1, kurtosis 3", statistics, verdict)
+    yield Claim("torch's global random numbers are left alone", untouched, verdict)

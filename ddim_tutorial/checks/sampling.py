@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..analytic import gaussian
 from ..schedule import linear
-from .judge import TOLERANCE, Claim, draw, find_problem, judge, verdict
+from .asked import Questions
+from .judge import TOLERANCE, Claim, Mistake, as_tensor, draw, find_problem, judge, verdict
 
 
 @judge
@@ -19,19 +20,19 @@ def check_times(fn: Callable[[int, int], list[int]], spacing: str = "trailing") 
     literal = {"trailing": [1000, 800, 600, 400, 200, 0], "leading": [801, 601, 401, 201, 1, 0]}
     if spacing not in literal:
         raise ValueError(f"spacing: got {spacing!r}, wanted one of {', '.join(literal)}")
-    yield f"T = 1000, 5 steps: {literal[spacing]}", lambda: fn(1000, 5), literal[spacing]
-    yield "T = 4, 4 steps: every time", lambda: fn(4, 4), [4, 3, 2, 1, 0]
+    yield Claim(f"T = 1000, 5 steps: {literal[spacing]}", lambda: fn(1000, 5), literal[spacing])
+    yield Claim("T = 4, 4 steps: every time", lambda: fn(4, 4), [4, 3, 2, 1, 0])
     from diffusers import DDIMScheduler
 
     peer = DDIMScheduler(1000, timestep_spacing=spacing)
     for steps in (10, 50, 30, 1000):
         peer.set_timesteps(steps)
-        yield (
+        yield Claim(
             f"diffusers' {spacing} timesteps + 1, then 0, at {steps} steps",
             lambda steps=steps: fn(1000, steps),
             [int(timestep) + 1 for timestep in peer.timesteps] + [0],
         )
-    yield (
+    yield Claim(
         "1..1000 steps: steps + 1 times, strictly decreasing, the last is 0",
         lambda: _uneven(fn),
         verdict,
@@ -40,9 +41,11 @@ def check_times(fn: Callable[[int, int], list[int]], spacing: str = "trailing") 
 
 def _uneven(fn: Callable[[int, int], list[int]]) -> str | None:
     for steps in range(1, 1001):
-        grid = list(fn(1000, steps))
+        grid = fn(1000, steps)
+        if not isinstance(grid, list | tuple | range):
+            raise Mistake(f"at {steps} steps: got a {type(grid).__name__}, wanted a list of times")
         if len(grid) != steps + 1 or grid[-1] != 0 or any(a <= b for a, b in pairwise(grid)):
-            return f"at {steps} steps: {len(grid)} times, {grid[:3]} ... {grid[-3:]}"
+            return f"at {steps} steps: {len(grid)} times, {list(grid[:3])} ... {list(grid[-3:])}"
     return None
 
 
@@ -59,7 +62,7 @@ class _Gaussian:
     x_T = draw(2, 1, 2, 2)
 
     def __init__(self, times: list[int]):
-        self.times, self.asked = times, []
+        self.times, self.asked = times, Questions(len(times) - 1)
         self.exact = gaussian(
             torch.full((1, 2, 2), self.mean, dtype=torch.float64), self.std, self.schedule
         )
@@ -85,15 +88,19 @@ class _Gaussian:
     def noise_in(self, x0_hat: Any, i: int) -> str:
         """How often the eps of the i-th state is in x0_hat - E[x_0 | x_t], in words."""
         eps = self.exact(self.states[i], torch.full((len(self.x_T),), self.times[i]))
-        wrong = torch.as_tensor(x0_hat).double()
+        wrong = as_tensor(x0_hat).double()
         if wrong.shape != eps.shape:
             return ""
         share = ((wrong - self.jump(i)) * eps).sum() / eps.square().sum()
         return f"; it holds {share.item():+.3g} eps too much"
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        self.asked.append((t.tolist(), x_t.detach().clone()))
+    def __call__(self, x_t: Any, t: Any) -> Tensor:
+        self.asked.add(x_t, t)
         return self.exact(x_t, t)
+
+    def run(self, fn: Callable) -> Any:
+        """What ``fn`` makes of the model; None where it was stopped."""
+        return self.asked.run(fn, self, self.x_T.clone(), list(self.times), self.schedule)
 
     def where(self, i: int) -> str:
         return (
@@ -115,14 +122,6 @@ class _Gaussian:
             return f"{self.where(i)}: x_t {problem}: {before if i else 'x_T itself'}"
         return None
 
-    def asked_too_often(self) -> str | None:
-        steps = len(self.times) - 1
-        return (
-            f"the model was asked {len(self.asked)} times for {steps} steps"
-            if len(self.asked) > steps
-            else None
-        )
-
 
 def _runs(of_run: Callable[[_Gaussian], str | None], claim: str) -> Iterator[Claim]:
     """The claim for four grids: short, regular, leading, and Stable Diffusion's end at 1."""
@@ -133,7 +132,7 @@ def _runs(of_run: Callable[[_Gaussian], str | None], claim: str) -> Iterator[Cla
         [982, 500, 23, 1],
     ):
         shown = ", ".join(map(str, times if len(times) < 6 else [*times[:2], "...", times[-1]]))
-        yield (
+        yield Claim(
             f"Gaussian data, times {shown}: {claim}",
             lambda times=times: of_run(_Gaussian(times)),
             verdict,
@@ -146,15 +145,15 @@ def check_trajectory(fn: Callable[..., Tensor]) -> Iterator[Claim]:
     (eta = 0)."""
 
     def of_run(model: _Gaussian) -> str | None:
-        x = fn(model, model.x_T.clone(), list(model.times), model.schedule)
+        x = model.run(fn)
         for i in range(len(model.times) - 1):
             if problem := model.asked_wrongly(i):
                 return problem
+        if model.asked.stopped:
+            return model.asked.too_many()
         t, s = model.times[-2:]
         end = find_problem(x, model.states[-1])
-        return model.asked_too_often() or (
-            end and f"the last step, from t = {t} to s = {s}, or what is returned: {end}"
-        )
+        return end and f"the last step, from t = {t} to s = {s}, or what is returned: {end}"
 
     yield from _runs(of_run, "every state as in closed form")
 
@@ -170,15 +169,21 @@ def check_jumps(fn: Callable[..., list[Tensor]]) -> Iterator[Claim]:
     """
 
     def of_run(model: _Gaussian) -> str | None:
-        jumps = list(fn(model, model.x_T.clone(), list(model.times), model.schedule))
+        jumps = model.run(fn)
+        if model.asked.stopped:
+            jumps = []
+        elif not isinstance(jumps, list | tuple | Tensor):
+            return f"got a {type(jumps).__name__}, wanted a list with the x0_hat of every step"
         for i in range(len(model.times) - 1):
             if problem := model.asked_wrongly(i):
                 return problem
+            if model.asked.stopped:
+                continue
             if i == len(jumps):
                 return f"{model.where(i)}: no x0_hat, the list ends before"
             # float32 passes: the jump divides rounding by sqrt(alpha_bar_T) = 0.0064
             if problem := find_problem(jumps[i], model.jump(i), 10 * TOLERANCE):
                 return f"{model.where(i)}: x0_hat {problem}{model.noise_in(jumps[i], i)}"
-        return model.asked_too_often()
+        return model.asked.too_many()
 
     yield from _runs(of_run, "every jump is E[x_0 | x_t]")

@@ -95,7 +95,10 @@ class LatentBundle:
     sha256: str
 
     def space(
-        self, prompt: str | list[str], negative_prompt: str = "", scale: float = 7.5
+        self,
+        prompt: str | list[str],
+        negative_prompt: str | list[str] = "",
+        scale: float = 7.5,
     ) -> LatentSpace:
         """The latent space guided towards ``prompt``, see :func:`latent.from_pipeline`."""
         return from_pipeline(self.pipe, prompt, negative_prompt, scale)

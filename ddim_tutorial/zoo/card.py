@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from .weights import AGAIN, load_tensors, read_json
+from .weights import AGAIN, load_tensors, read_json, refuse_pointer
 
 
 def write_card(folder: str | Path, card: dict[str, Any]) -> None:
@@ -33,8 +33,9 @@ def verify(folder: str | Path) -> dict[str, Any]:
         if not path.is_file():
             raise ValueError(f"{path}: missing, but listed in card.json; {AGAIN}")
         if (actual := file_sha256(path)) != expected:
+            refuse_pointer(path)
             if path.suffix == ".safetensors":
-                load_tensors(path)  # says more where it is a pointer, cut or not finite
+                load_tensors(path)  # says more where the file is cut or not finite
             raise ValueError(
                 f"{path}: changed, its sha256 is {actual[:12]}..., card.json has"
                 f" {expected[:12]}...; {AGAIN}"

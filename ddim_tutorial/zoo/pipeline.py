@@ -1,5 +1,6 @@
 """A StableDiffusionPipeline put together from a folder, each part checked before it is used."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..latent import require_pipeline
 from .scheduler import read_scheduler
-from .weights import AGAIN, DIFFUSERS, TRANSFORMERS, find_weights, load_pretrained, refuse_pointer
+from .weights import (
+    AGAIN,
+    DIFFUSERS,
+    TRANSFORMERS,
+    find_weights,
+    load_pretrained,
+    read_json,
+    refuse_pointer,
+)
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -29,7 +39,9 @@ def load_pipeline(
     scheduler = read_scheduler(
         folder / "scheduler" / "scheduler_config.json", ("epsilon", "v_prediction")
     )
-    with _quiet():
+    with _quiet(), warnings.catch_warnings():
+        # on steps_offset: the grid that the scheduler walks is taken as it is
+        warnings.filterwarnings("ignore", "The configuration file of this scheduler", FutureWarning)
         text_encoder, vae, unet = (
             load_pretrained(kind, folder / name, STEMS[name], device, dtype)
             for name, kind in (
@@ -48,6 +60,7 @@ def load_pipeline(
             feature_extractor=None,
             requires_safety_checker=False,
         )
+    require_pipeline(pipe)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -55,8 +68,6 @@ def load_pipeline(
 def _autoencoder(component: Path) -> Any:
     """The class of the autoencoder: AutoencoderKL, or the small one that stands in for it."""
     import diffusers
-
-    from .weights import read_json
 
     path = component / "config.json"
     name = read_json(path).get("_class_name", "AutoencoderKL")

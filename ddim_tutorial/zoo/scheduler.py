@@ -69,7 +69,14 @@ def to_ddim(scheduler: Any) -> "DDIMScheduler":
 
     alphas_cumprod = scheduler.alphas_cumprod
     kept = len(alphas_cumprod) - int(alphas_cumprod[-1] <= 0)
-    config = {**scheduler.config, "clip_sample": False, "thresholding": False}
+    # what the other class only has by default, DDIMScheduler has by its own
+    defaults = set(scheduler.config.get("_use_default_values", ()))
+    config = {
+        key: value
+        for key, value in scheduler.config.items()
+        if key not in defaults and not key.startswith("_")
+    }
+    config.update(clip_sample=False, thresholding=False)
     try:
         ddim = DDIMScheduler.from_config(config)
         same = torch.equal(ddim.alphas_cumprod, alphas_cumprod[:kept])
