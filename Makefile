@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= 2
+SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
@@ -22,7 +23,7 @@ lab: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n $(JOBS) --durations=10
+	$(BIN)/python -m pytest -n $(JOBS) --randomly-seed=$(SEED) --durations=10
 
 run: $(READY)
 	$(BIN)/python -m ddim_tutorial.runner $(NOTEBOOKS)

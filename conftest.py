@@ -17,3 +17,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [os.path.dirname(offline.__file__), os.environ.get("PYTHONPATH", "")]
 )
+
+
+def pytest_collection_modifyitems(items):
+    """Tests may come in any order, the cells of a notebook only in their own."""
+    cells = [item for item in items if hasattr(item, "cell_num")]
+    in_order = iter(sorted(cells, key=lambda cell: (str(cell.path), cell.cell_num)))
+    items[:] = [next(in_order) if hasattr(item, "cell_num") else item for item in items]

@@ -21,6 +21,7 @@ from ddim_tutorial.metrics import frechet
 from ddim_tutorial.schedule import linear
 from ddim_tutorial.training import fashion, gan, muon
 from ddim_tutorial.training.evaluate import measures, tables
+from ddim_tutorial.training.log import summary
 from ddim_tutorial.training.loop import Settings, build_optimizers, finished, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
@@ -223,6 +224,7 @@ def test_seconds_go_on_from_the_checkpoint_and_a_cut_line_of_the_log_is_dropped(
     fit(Line(), slopes([1.0] * 2), tmp_path, replace(settings, steps=4, lr=0.5), precision="no")
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4] and lines[1]["seconds"] > 5000
+    assert summary(tmp_path) == {"steps": 4, "hours": 1.39, "precision": "no"}
     said = capsys.readouterr().out
     assert (
         "lr was 0.01, the run continues with 0.5" in said

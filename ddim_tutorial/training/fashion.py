@@ -26,6 +26,7 @@ from ddim_tutorial.jump import add_noise
 from ddim_tutorial.pixel import eps_model
 from ddim_tutorial.sampling import sample
 from ddim_tutorial.schedule import Schedule, linear, times
+from ddim_tutorial.training.log import summary
 from ddim_tutorial.training.loop import Settings, fit
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
@@ -262,15 +263,11 @@ def train_diffusion(data: Path, runs: Path, steps: int) -> None:
 def note(network: str, runs: Path) -> None:
     """Put the run into the card; a figure measured on the weights that were there before is not
     true of these."""
-    path, log = ZOO / "card.json", runs / network / "log.jsonl"
+    path = ZOO / "card.json"
     card = json.loads(path.read_text()) if path.exists() else {"name": "fashion", "training": {}}
     card.pop("quality", None)
-    last = json.loads(log.read_text().splitlines()[-1])
-    card["training"][network] = {
-        "command": f"python -m ddim_tutorial.training.fashion {network}",
-        "steps": last["step"],
-        "hours": round(last["seconds"] / 3600, 2),
-    }
+    command = f"python -m ddim_tutorial.training.fashion {network}"
+    card["training"][network] = {"command": command} | summary(runs / network)
     zoo.write_card(ZOO, card)
 
 

@@ -22,6 +22,7 @@ from ddim_tutorial import zoo
 from ddim_tutorial.gan import Generator, search_code
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.training.fashion import DATA, read_data, write_grid
+from ddim_tutorial.training.log import summary
 from ddim_tutorial.training.loop import Settings, fit
 
 ZOO = zoo.ZOO / "fashion_gan"
@@ -84,7 +85,6 @@ def train(data: Path, runs: Path, steps: int) -> None:
     (ZOO / "card.json").unlink(missing_ok=True)  # it vouches for the weights of the last run
     generator.save(ZOO)
     write_grid(draw(generator), ZOO / "samples.png", columns=10)
-    last = json.loads((runs / "gan" / "log.jsonl").read_text().splitlines()[-1])
     zoo.write_card(
         ZOO,
         {
@@ -96,7 +96,7 @@ def train(data: Path, runs: Path, steps: int) -> None:
             ),
             "licence": "weights MIT; trained on Fashion-MNIST, MIT, Copyright 2017 Zalando SE",
             "command": "python -m ddim_tutorial.training.gan",
-            "training": {"steps": last["step"], "hours": round(last["seconds"] / 3600, 2)},
+            "training": summary(runs / "gan"),
             "parameters": sum(p.numel() for p in generator.parameters()),
             "quality": quality(data),
         },
