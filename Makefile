@@ -8,6 +8,7 @@ VENV   ?= .venv
 JOBS   ?= 2
 FOLDER ?= my_notebooks
 COVER  ?= --cov=ddim_tutorial --cov-report=term:skip-covered
+SEED   ?= 0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
@@ -28,7 +29,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/codespell
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(JOBS) --durations=10 $(COVER)
+	$(BIN)/python -m pytest -n $(JOBS) --randomly-seed=$(SEED) --durations=10 $(COVER)
 
 run: $(READY)
 	$(BIN)/python -m tools.run_notebooks $(NOTEBOOKS)

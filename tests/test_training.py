@@ -19,8 +19,9 @@ from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.gan import Generator
 from ddim_tutorial.metrics import frechet
 from ddim_tutorial.schedule import linear
-from ddim_tutorial.training import fashion, gan, muon
+from ddim_tutorial.training import fashion, fashion_data, gan, muon
 from ddim_tutorial.training.evaluate import measures, tables
+from ddim_tutorial.training.log import summary
 from ddim_tutorial.training.loop import Settings, build_optimizers, finished, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
@@ -223,6 +224,7 @@ def test_seconds_go_on_from_the_checkpoint_and_a_cut_line_of_the_log_is_dropped(
     fit(Line(), slopes([1.0] * 2), tmp_path, replace(settings, steps=4, lr=0.5), precision="no")
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4] and lines[1]["seconds"] > 5000
+    assert summary(tmp_path) == {"steps": 4, "hours": 1.39, "precision": "no"}
     said = capsys.readouterr().out
     assert (
         "lr was 0.01, the run continues with 0.5" in said
@@ -372,7 +374,7 @@ def data(tmp_path):
 
 def test_the_reader_pads_pictures_with_black(data):
     for split, n in (("train", 7), ("test", 3)):
-        images, labels = fashion.read_data(data, split)
+        images, labels = fashion_data.read_data(data, split)
         assert (
             images.shape == (n, 1, 32, 32)
             and images.dtype == torch.uint8
@@ -384,17 +386,17 @@ def test_the_reader_pads_pictures_with_black(data):
 
 def test_the_reader_refuses_what_is_not_the_data_set(data, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"dataset-fashion-mnist.*--data"):
-        fashion.read_data(tmp_path / "nowhere")
+        fashion_data.read_data(tmp_path / "nowhere")
     labels = data / "train-labels-idx1-ubyte.gz"
     write_idx(labels, LABELS[:6].byte())
     with pytest.raises(ValueError, match=r"\(6,\)"):
-        fashion.read_data(data)
+        fashion_data.read_data(data)
     labels.write_bytes(gzip.compress(b"not an IDX file"))
     with pytest.raises(ValueError, match="IDX"):
-        fashion.read_data(data)
+        fashion_data.read_data(data)
     labels.write_bytes(gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 7) + bytes(5)))
     with pytest.raises(ValueError, match="cut short"):
-        fashion.read_data(data)
+        fashion_data.read_data(data)
 
 
 def test_frechet_of_shifted_and_stretched_features_has_a_closed_form():

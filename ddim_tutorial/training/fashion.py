@@ -8,86 +8,30 @@ ddim_tutorial.training.evaluate fashion`` then measures them and completes the c
 """
 
 import argparse
-import gzip
 import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
-from ddim_tutorial.grids import from_uint8, to_uint8
+from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.pixel import eps_model
 from ddim_tutorial.predict import add_noise
 from ddim_tutorial.sampling import sample
 from ddim_tutorial.schedule import Schedule, linear, times
+from ddim_tutorial.training.fashion_data import DATA, NAMES, read_data, write_grid
+from ddim_tutorial.training.log import summary
 from ddim_tutorial.training.loop import Settings, fit
 
-DATA = Path("/usr/share/datasets/fashion-mnist")
 ZOO = Path(__file__).parents[1] / "zoo" / "fashion"
-NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 NULL = len(NAMES)  # the label that stands for no label
 T = 1000
 FIRST = 7000  # updates of the first phase of the diffusion model
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """A gzipped IDX file of unsigned bytes: big-endian header (0, 0, 8, dimensions), the shape,
-    then the values."""
-    content = gzip.decompress(path.read_bytes())
-    if content[:3] != b"\0\0\x08":
-        raise ValueError(
-            f"{path}: got a file that starts with {content[:4]!r}, wanted an IDX file of unsigned"
-            " bytes (0, 0, 8, dimensions)"
-        )
-    shape = np.frombuffer(content, ">u4", content[3], 4)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
-    if values.size != shape.prod():
-        raise ValueError(
-            f"{path}: got {values.size} values for the shape {shape.tolist()}: the file is cut"
-            " short"
-        )
-    return values.reshape(shape)
-
-
-def read_data(folder: str | Path = DATA, split: str = "train") -> tuple[Tensor, Tensor]:
-    """Pictures (N, 1, 32, 32) uint8 padded with black from 28 x 28, and labels (N,) int64, of
-    'train' or 'test'."""
-    stem = Path(folder) / {"train": "train", "test": "t10k"}[split]
-    paths = [
-        stem.with_name(f"{stem.name}-{part}.gz")
-        for part in ("images-idx3-ubyte", "labels-idx1-ubyte")
-    ]
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"{missing[0]} is not there: install Debian's dataset-fashion-mnist package "
-            "(apt install dataset-fashion-mnist), or give a folder with Fashion-MNIST's four .gz "
-            "files by --data FOLDER"
-        )
-    images, labels = (torch.from_numpy(read_idx(path).copy()) for path in paths)
-    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"{folder}: got pictures of shape {tuple(images.shape)} and labels"
-            f" {tuple(labels.shape)}, wanted (N, 28, 28) and (N,)"
-        )
-    return F.pad(images, (2, 2, 2, 2))[:, None], labels.long()
 
 
 def mirrored(x: Tensor) -> Tensor:
@@ -197,14 +141,6 @@ def draw(unet: nn.Module, schedule: Schedule, labels: Tensor, steps: int, seed: 
     return sample(eps_model(unet, labels=labels), x_T, times(T, steps), schedule)
 
 
-def write_grid(x: Tensor, path: Path, columns: int) -> None:
-    """x: (N, 1, 32, 32) in [-1, 1] as one PNG, row by row, each picture twice its size."""
-    from PIL import Image
-
-    rows = to_uint8(x).reshape(-1, columns, 32, 32).transpose(0, 2, 1, 3).reshape(-1, 32 * columns)
-    Image.fromarray(rows.repeat(2, 0).repeat(2, 1)).save(path)
-
-
 def train_classifier(data: Path, runs: Path, steps: int) -> None:
     torch.manual_seed(0)
     model = Classifier().to(memory_format=torch.channels_last)
@@ -262,15 +198,11 @@ def train_diffusion(data: Path, runs: Path, steps: int) -> None:
 def note(network: str, runs: Path) -> None:
     """Put the run into the card; a figure measured on the weights that were there before is not
     true of these."""
-    path, log = ZOO / "card.json", runs / network / "log.jsonl"
+    path = ZOO / "card.json"
     card = json.loads(path.read_text()) if path.exists() else {"name": "fashion", "training": {}}
     card.pop("quality", None)
-    last = json.loads(log.read_text().splitlines()[-1])
-    card["training"][network] = {
-        "command": f"python -m ddim_tutorial.training.fashion {network}",
-        "steps": last["step"],
-        "hours": round(last["seconds"] / 3600, 2),
-    }
+    command = f"python -m ddim_tutorial.training.fashion {network}"
+    card["training"][network] = {"command": command} | summary(runs / network)
     zoo.write_card(ZOO, card)
 
 

@@ -21,7 +21,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ddim_tutorial import zoo
 from ddim_tutorial.gan import Generator, search_code
 from ddim_tutorial.grids import from_uint8
-from ddim_tutorial.training.fashion import DATA, read_data, write_grid
+from ddim_tutorial.training.fashion_data import DATA, read_data, write_grid
+from ddim_tutorial.training.log import summary
 from ddim_tutorial.training.loop import Settings, fit
 
 ZOO = zoo.ZOO / "fashion_gan"
@@ -84,7 +85,6 @@ def train(data: Path, runs: Path, steps: int) -> None:
     (ZOO / "card.json").unlink(missing_ok=True)  # it vouches for the weights of the last run
     generator.save(ZOO)
     write_grid(draw(generator), ZOO / "samples.png", columns=10)
-    last = json.loads((runs / "gan" / "log.jsonl").read_text().splitlines()[-1])
     zoo.write_card(
         ZOO,
         {
@@ -96,7 +96,7 @@ def train(data: Path, runs: Path, steps: int) -> None:
             ),
             "licence": "weights MIT; trained on Fashion-MNIST, MIT, Copyright 2017 Zalando SE",
             "command": "python -m ddim_tutorial.training.gan",
-            "training": {"steps": last["step"], "hours": round(last["seconds"] / 3600, 2)},
+            "training": summary(runs / "gan"),
             "parameters": sum(p.numel() for p in generator.parameters()),
             "quality": quality(data),
         },
@@ -117,10 +117,9 @@ def quality(data: Path) -> dict[str, float]:
     x_0 = from_uint8(read_data(data, "test")[0][:FOUND])
     found = search_code(zoo.load_generator(ZOO), x_0)
     psnr = 10 * torch.log10(4 / found.mse)
+    best = f"PSNR in dB of the codes found for {FOUND} test pictures, best of 4 starts of 200 steps"
     figures = {
-        f"PSNR in dB of the codes found for {FOUND} test pictures, best of 4 starts of 200 steps, mean": (
-            psnr.amax(1).mean().item()
-        ),
+        f"{best}, mean": psnr.amax(1).mean().item(),
         "the same, worst picture": psnr.amax(1).min().item(),
         "best start minus worst start, dB, mean": (psnr.amax(1) - psnr.amin(1)).mean().item(),
     }

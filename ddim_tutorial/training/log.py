@@ -70,3 +70,14 @@ def trim(path: Path, step: int) -> list[dict]:
         kept += [line] if line["step"] <= step else []
     path.write_text("".join(json.dumps(line) + "\n" for line in kept))
     return kept
+
+
+def summary(folder: Path) -> dict[str, float | str]:
+    """Steps, hours and precision of the run in ``folder``, for the card of what it trained."""
+    last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    settings = json.loads((folder / "settings.json").read_text())
+    return {
+        "steps": last["step"],
+        "hours": round(last["seconds"] / 3600, 2),
+        "precision": settings["precision"],
+    }

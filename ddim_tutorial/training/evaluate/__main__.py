@@ -18,7 +18,7 @@ from ddim_tutorial import zoo
 from ddim_tutorial.training.evaluate.measures import NETWORK
 from ddim_tutorial.training.evaluate.quality import fashion
 from ddim_tutorial.training.evaluate.tables import fashion_table1, fashion_table2
-from ddim_tutorial.training.fashion import DATA
+from ddim_tutorial.training.fashion_data import DATA
 
 
 def emoji(folder: Path, data: Path, precision: str) -> None:

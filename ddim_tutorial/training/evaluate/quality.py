@@ -21,7 +21,7 @@ from ddim_tutorial.training.evaluate.measures import (
     quantiles,
     share,
 )
-from ddim_tutorial.training.fashion import NAMES, read_data, write_grid
+from ddim_tutorial.training.fashion_data import NAMES, read_data, write_grid
 
 ABOUT = {  # what the card says of the model beside its figures
     "title": "Fashion-MNIST, 32 x 32, class-conditional",

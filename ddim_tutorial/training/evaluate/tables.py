@@ -26,7 +26,7 @@ from ddim_tutorial.training.evaluate.measures import (
     draw,
     in_precision,
 )
-from ddim_tutorial.training.fashion import read_data
+from ddim_tutorial.training.fashion_data import read_data
 
 TABLES = Path(__file__).parents[3] / "notebooks" / "data"
 Cell = dict[str, Any]
