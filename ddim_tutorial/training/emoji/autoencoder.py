@@ -96,9 +96,15 @@ def centre(vae, images: Tensor) -> None:
 
 
 def train_autoencoder(
-    run: Path = RUN, steps: int = 2600, batch: int = 16, compiled: bool = False
+    run: Path = RUN,
+    steps: int = 2600,
+    batch: int = 16,
+    *,
+    precision: str | None = None,
+    compiled: bool = False,
 ) -> None:
-    """Train in ``run``/autoencoder; the finished autoencoder goes to ``run``/vae."""
+    """Train in ``run``/autoencoder; the finished autoencoder goes to ``run``/vae. precision: "no"
+    or "bf16", None is what the hardware multiplies."""
     data = read_data(run / "data.safetensors")
     train, rest = data.images[data.split == 0], data.images[data.split > 0]
     torch.manual_seed(0)
@@ -122,6 +128,7 @@ def train_autoencoder(
         partial(autoencoder_loss, images=train, batch=batch),
         run / "autoencoder",
         settings,
+        precision=precision,
         on_save=look,
     )
     if PartialState().is_main_process:

@@ -94,71 +94,69 @@ def amend(path: Path, without: Iterable[str] = (), **entries: Any) -> None:
     path.write_text(json.dumps(content | entries, indent=2) + "\n")
 
 
-def export(run: Path = RUN, folder: Path = ZOO) -> None:
-    """Write the pipeline as fp16 safetensors with examples and card; a measured quality in the card
-    is dropped, for it belongs to other weights. ``run``/history.txt, if there is one, goes into the
-    card: what a command line does not say of how the weights came about."""
-    from ddim_tutorial.zoo import write_card
+WEAKNESSES = (
+    "It knows the names of its training pictures, in {count} styles, and little else: a prompt of"
+    " other words gives an object it has seen or a blend.",
+    "One object on white; no scenes, no counting, no text, no people.",
+)
+COMMANDS = [
+    *(
+        f"python -m ddim_tutorial.training.emoji {part}"
+        for part in ("data", "autoencoder", "diffusion", "export", "judge")
+    ),
+    "python -m ddim_tutorial.training.evaluate emoji",
+]
 
-    data = read_data(run / "data.safetensors")
-    pipe = trained(run).to(torch.float16)
-    pipe.save_pretrained(folder, safe_serialization=True)
+
+def write_pipeline(pipe, folder: Path) -> None:
+    """The pipeline as fp16 safetensors, without the traces of where it was before."""
+    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     # transformers would load the text encoder in the dtype of its file and diffusers the rest in
     # float32
     amend(folder / "text_encoder" / "config.json", dtype="float32")
-    for config in (
-        "vae/config.json",
-        "tokenizer/tokenizer_config.json",
-    ):  # where they were says nobody anything
+    for config in ("vae/config.json", "tokenizer/tokenizer_config.json"):
         amend(folder / config, without=("_name_or_path", "is_local", "local_files_only"))
-    write_examples(data, folder / "examples.safetensors")
-    training = progress(run)
+
+
+def describe(data: Emoji, pipe, run: Path) -> dict[str, Any]:
+    """The card: what the weights are, what they were made of and how, and what they may be used
+    for. ``run``/history.txt, if there is one, says what the commands do not."""
+    training, history = progress(run), run / "history.txt"
     parts = ("unet", "text_encoder", "vae")
-    write_card(
-        folder,
-        {
-            "name": "emoji",
-            "title": (
-                "Emoji 64 x 64 from text: a latent diffusion model in Stable Diffusion's format"
-            ),
-            "data": {
-                "pictures": len(data.images),
-                "objects": len(data.names),
-                "styles": list(STYLES),
-                "training pictures": int((data.split == 0).sum()),
-                "packages": data.packages,
-            },
-            "licence": (
-                "weights MIT; pictures: Noto Emoji Apache-2.0, Twemoji CC BY 4.0, Fluent Emoji MIT"
-            ),
-            "command": (
-                [
-                    f"python -m ddim_tutorial.training.emoji {part}"
-                    for part in ("data --packages FOLDER", "autoencoder", "diffusion", "export")
-                ]
-                + ["python -m ddim_tutorial.training.evaluate emoji"]
-            ),
-            "hours": round(sum(part["hours"] for part in training.values()), 2),
-            "training": training,
-            **(
-                {"history": history.read_text().strip()}
-                if (history := run / "history.txt").exists()
-                else {}
-            ),
-            "parameters": {
-                part: sum(p.numel() for p in getattr(pipe, part).parameters()) for part in parts
-            },
-            "aliases": ALIASES,
-            "quality": {},
-            "weaknesses": [
-                (
-                    "It knows the names of its training pictures, in three styles, and little else:"
-                    " a prompt of other words gives an object it has seen or a blend."
-                ),
-                "One object on white; no scenes, no counting, no text, no people.",
-            ],
+    return {
+        "name": "emoji",
+        "title": "Emoji 64 x 64 from text: a latent diffusion model in Stable Diffusion's format",
+        "data": {
+            "pictures": len(data.images),
+            "objects": len(data.names),
+            "styles": list(STYLES),
+            "training pictures": int((data.split == 0).sum()),
+            "packages": data.packages,
         },
-    )
-    print(
-        f"{folder}: {sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.1f} MB"
-    )
+        "licence": "weights MIT; pictures: Noto Emoji and its blobs of 2017 Apache-2.0, Twemoji CC"
+        " BY 4.0, Fluent Emoji MIT",
+        "command": COMMANDS,
+        "hours": round(sum(part["hours"] for part in training.values()), 2),
+        "training": training,
+        **({"history": history.read_text().strip()} if history.exists() else {}),
+        "parameters": {
+            part: sum(p.numel() for p in getattr(pipe, part).parameters()) for part in parts
+        },
+        "aliases": ALIASES,
+        "quality": {},
+        "weaknesses": [text.format(count=len(STYLES)) for text in WEAKNESSES],
+    }
+
+
+def export(run: Path = RUN, folder: Path = ZOO) -> None:
+    """Write the pipeline of the run's last checkpoint with examples and card. A quality measured
+    before is dropped, for it belongs to other weights."""
+    from ddim_tutorial.zoo import write_card
+
+    data = read_data(run / "data.safetensors")
+    pipe = trained(run)
+    write_pipeline(pipe, folder)
+    write_examples(data, folder / "examples.safetensors")
+    write_card(folder, describe(data, pipe, run))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 1e6:.1f} MB")

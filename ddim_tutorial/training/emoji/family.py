@@ -32,7 +32,7 @@ def draw_pose(content: Tensor, size: int, generator: torch.Generator) -> Pose:
     inside the white; the scale is lowered where it must be."""
     u = torch.rand(7, generator=generator).tolist()
     angle, mirror, scale = ANGLE * (2 * u[0] - 1), float(u[1] < 0.5), lerp(SCALE, u[2])
-    turned = linear_map(angle, mirror, 1.0) @ content
+    turned = linear_map(*torch.tensor([angle, mirror, 1.0])) @ content
     low, high = turned.amin(1), turned.amax(1)
     scale = min(scale, *(2 * EDGE / (high - low)).tolist())
     reach = 2 * SHIFT / size
@@ -50,34 +50,35 @@ def lerp(bounds: tuple[float, float], share: float) -> float:
     return bounds[0] + (bounds[1] - bounds[0]) * share
 
 
-def linear_map(angle: float, mirror: float, scale: float) -> Tensor:
-    """(2, 2): mirror, then turn counter-clockwise (y points down), then scale."""
-    radians = torch.tensor(angle).deg2rad()
-    cos, sin = radians.cos(), radians.sin()
-    turn = torch.stack([torch.stack([cos, sin]), torch.stack([-sin, cos])])
-    return scale * turn @ torch.diag(torch.tensor([1.0 - 2.0 * mirror, 1.0]))
+def linear_map(angle: Tensor, mirror: Tensor, scale: Tensor) -> Tensor:
+    """(..., 2, 2): mirror, then turn counter-clockwise (y points down), then scale."""
+    cos, sin, sign = angle.deg2rad().cos(), angle.deg2rad().sin(), 1 - 2 * mirror
+    turn = torch.stack([sign * cos, sin, -sign * sin, cos], -1).unflatten(-1, (2, 2))
+    return scale[..., None, None] * turn
 
 
-def colour_map(hue: float, saturation: float) -> Tensor:
-    """(3, 3): turn RGB around the grey axis and stretch what is not grey; white stays white."""
-    radians = torch.tensor(hue).deg2rad()
+def colour_map(hue: Tensor, saturation: Tensor) -> Tensor:
+    """(..., 3, 3): turn RGB around the grey axis and stretch what is not grey; white stays
+    white."""
     grey = torch.full((3, 3), 1 / 3)
     cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / 3**0.5
+    radians = hue.deg2rad()[..., None, None]
     turn = radians.cos() * (torch.eye(3) - grey) + radians.sin() * cross
-    return grey + saturation * turn
+    return grey + saturation[..., None, None] * turn
 
 
-def apply_pose(image: Tensor, pose: Pose) -> Tensor:
-    """The member (3, H, W) uint8 of a picture (3, H, W) uint8 on white: bicubic at twice the
-    resolution, then averaged down."""
-    size = image.shape[-1]
-    ink = 255.0 - image[None].float()  # white is nothing: what comes in from outside is white
-    inverse = torch.linalg.inv(linear_map(pose.angle, pose.mirror, pose.scale))
-    shift = torch.tensor([[pose.right], [pose.down]]) * 2 / size
-    theta = torch.cat([inverse, -inverse @ shift], 1)[None]
-    grid = F.affine_grid(theta, [1, 3, 2 * size, 2 * size], align_corners=False)
-    ink = F.avg_pool2d(F.grid_sample(ink, grid, "bicubic", align_corners=False), 2)[0]
-    mixed = torch.einsum("dc,chw->dhw", colour_map(pose.hue, pose.saturation), ink)
+def apply_poses(images: Tensor, poses: Tensor) -> Tensor:
+    """One member (B, 3, H, W) uint8 of each picture (B, 3, H, W) uint8 on white, poses (B, 7):
+    bicubic at twice the resolution, then averaged down."""
+    angle, mirror, scale, right, down, hue, saturation = poses.unbind(1)
+    count, size = len(images), images.shape[-1]
+    ink = 255.0 - images.float()  # white is nothing: what comes in from outside is white
+    inverse = torch.linalg.inv(linear_map(angle, mirror, scale))
+    shift = torch.stack([right, down], 1)[:, :, None] * 2 / size
+    theta = torch.cat([inverse, -inverse @ shift], 2)
+    grid = F.affine_grid(theta, [count, 3, 2 * size, 2 * size], align_corners=False)
+    ink = F.avg_pool2d(F.grid_sample(ink, grid, "bicubic", align_corners=False), 2)
+    mixed = torch.einsum("bdc,bchw->bdhw", colour_map(hue, saturation), ink)
     return (255 - mixed).clamp(0, 255).round().byte()
 
 
@@ -92,5 +93,5 @@ def members(image: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     poses (count, 7), the fields of :class:`Pose`."""
     generator = torch.Generator().manual_seed(seed)
     pixels, size = content(image), image.shape[-1]
-    poses = [draw_pose(pixels, size, generator) for _ in range(count)]
-    return torch.stack([apply_pose(image, pose) for pose in poses]), torch.tensor(poses)
+    poses = torch.tensor([draw_pose(pixels, size, generator) for _ in range(count)])
+    return apply_poses(image.expand(count, *image.shape), poses), poses

@@ -75,10 +75,9 @@ def new_unet(
 def inherit(unet: nn.Module, other: nn.Module) -> None:
     """Take over the weights that ``other`` has under the same name and in the same shape. What is
     new starts as the identity: the last layer of a new attention block is zero."""
-    weights = other.state_dict()
-    fits = {
-        k: v for k, v in weights.items() if getattr(unet.state_dict().get(k), "shape", 0) == v.shape
-    }
+    shapes = {name: value.shape for name, value in unet.state_dict().items()}
+    weights = other.state_dict().items()
+    fits = {name: value for name, value in weights if shapes.get(name) == value.shape}
     missing, _ = unet.load_state_dict(fits, strict=False)
     for name, parameter in unet.named_parameters():
         if name in missing and ".proj_out." in name:

@@ -26,6 +26,13 @@ def save_grid(
     figure.savefig(path, dpi=80)
 
 
+def starts(shape: tuple[int, ...], first: int, count: int, seed: int) -> Tensor:
+    """x_T (count, *shape) of the pictures ``first``, ``first`` + 1 and so on: each has a generator
+    of its own, so that it depends on neither the batch nor the pictures beside it."""
+    seeds = range(seed * 1_000_003 + first, seed * 1_000_003 + first + count)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(k)) for k in seeds])
+
+
 @torch.no_grad()
 def sample(
     pipe,
@@ -37,20 +44,18 @@ def sample(
     batch: int = 50,
     precision: str = "no",
 ) -> Tensor:
-    """Latents (N, 4, H, W), not scaled, through the diffusers pipeline; picture i has a generator
-    of its own. The networks compute in ``precision`` ("no" or "bf16"), the state is float32."""
+    """Latents (N, 4, H, W), not scaled, through the diffusers pipeline, from :func:`starts`. The
+    networks compute in ``precision`` ("no" or "bf16"), the state is float32."""
+    size = pipe.unet.config.sample_size
     parts = []
     for first in tqdm(range(0, len(prompts), batch), desc=f"{len(prompts)} pictures", leave=False):
         part = prompts[first : first + batch]
-        generators = [
-            torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(part))
-        ]
         with torch.autocast(pipe.device.type, torch.bfloat16, enabled=precision == "bf16"):
             latents = pipe(
                 part,
                 num_inference_steps=steps,
                 guidance_scale=scale,
-                generator=generators,
+                latents=starts((4, size, size), first, len(part), seed),
                 output_type="latent",
             ).images
         parts.append(latents.float().cpu())
