@@ -392,9 +392,9 @@ def fill(
 def emoji(folder: Path, data: Path) -> None:
     """The bars of the latent model, in a module of its own: it needs the text encoder and the
     autoencoder as well."""
-    from ddim_tutorial.training import evaluate_emoji
+    from ddim_tutorial.training.emoji.evaluate import emoji
 
-    evaluate_emoji.emoji(folder, data)
+    emoji(folder, data)
 
 
 COMMANDS: dict[

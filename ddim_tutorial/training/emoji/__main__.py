@@ -1,4 +1,4 @@
-"""``python -m ddim_tutorial.training.emoji COMMAND``: data, training and export."""
+"""``python -m ddim_tutorial.training.emoji COMMAND``: data, training, export, judge, quick look."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 from .autoencoder import train_autoencoder
 from .data import PACKAGES, RUN, build_data
 from .diffusion import train_diffusion
+from .evaluate import quick
 from .export import ZOO, export
+from .judge import train_judge
 
 
 def positive(text: str) -> int:
@@ -40,12 +42,20 @@ def data(run: Path, packages: Path) -> None:
     )
 
 
+def add_precision(command: argparse.ArgumentParser, default: str | None) -> None:
+    shown = default or "bf16 where the hardware has it"
+    command.add_argument(
+        "--precision", choices=["no", "bf16"], default=default, help=f"default: {shown}"
+    )
+
+
 def add_training(command: argparse.ArgumentParser, steps: int, batch: int) -> None:
     command.add_argument("--steps", type=positive, default=steps)
     command.add_argument("--batch", type=positive, default=batch)
     command.add_argument(
         "--compile", action="store_true", dest="compiled", help="torch.compile the network"
     )
+    add_precision(command, None)
 
 
 def add_diffusion(command: argparse.ArgumentParser) -> None:
@@ -58,10 +68,9 @@ def add_diffusion(command: argparse.ArgumentParser) -> None:
     add("--init", type=Path, help="folder of an exported pipeline to start from")
     add("--members", type=natural, default=16, help="of each picture's family; 0: no variation")
     add("--attention", choices=["8", "16"], default="8", help="largest map with cross-attention")
-    add("--precision", choices=["no", "bf16"], help="default: bf16 where the hardware has it")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ddim_tutorial.training.emoji", description=__doc__
     )
@@ -73,13 +82,21 @@ def main(arguments: list[str] | None = None) -> None:
     add_training(commands.add_parser("autoencoder"), steps=2600, batch=16)
     add_diffusion(commands.add_parser("diffusion"))
     commands.add_parser("export").add_argument("--folder", type=Path, default=ZOO)
-    options = vars(parser.parse_args(arguments))
+    add_training(commands.add_parser("judge"), steps=2000, batch=64)
+    add_precision(commands.add_parser("quick"), "bf16")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = vars(build_parser().parse_args(arguments))
     run, command = options.pop("run"), options.pop("command")
     functions = {
         "data": data,
         "autoencoder": train_autoencoder,
         "diffusion": train_diffusion,
         "export": export,
+        "judge": train_judge,
+        "quick": quick,
     }
     functions[command](run, **options)
 

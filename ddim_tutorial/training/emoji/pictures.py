@@ -30,7 +30,9 @@ def starts(shape: tuple[int, ...], first: int, count: int, seed: int) -> Tensor:
     """x_T (count, *shape) of the pictures ``first``, ``first`` + 1 and so on: each has a generator
     of its own, so that it depends on neither the batch nor the pictures beside it."""
     seeds = range(seed * 1_000_003 + first, seed * 1_000_003 + first + count)
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(k)) for k in seeds])
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(k)) for k in seeds]
+    )
 
 
 @torch.no_grad()
