@@ -4,6 +4,7 @@ read back from the picture?"""
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,3 +142,22 @@ def pose_spread(
     real = subject.decode(subject.encode(real))
     shape = (len(rows), count)
     return pose_variance(*(poses(part).unflatten(0, shape) for part in (drawn, real)))
+
+
+def measure(
+    subject: Subject, rows: Tensor, drawn: Tensor, scale: float, steps: int
+) -> dict[str, dict[str, Any]]:
+    """All of this file, on the first of ``rows`` (N,), whose samples of seed 0 are ``drawn`` (N,
+    ...)."""
+    few, some, twelve = rows[:64], rows[:32], rows[:12]
+    prompts = subject.data.captions(few.tolist())
+    other = subject.draw(prompts, steps, scale, seed=4)
+    return {
+        f"{len(few)} prompts": seeds(subject, few, drawn[: len(few)], other),
+        f"x_T read back from {len(some)} samples": recovery(
+            subject, prompts[: len(some)], drawn[: len(some)], scale, steps
+        ),
+        f"variance of the pose, {len(twelve)} prompts x 8 seeds": pose_spread(
+            subject, twelve, scale, steps
+        ),
+    }

@@ -57,7 +57,8 @@ def encode_families(images: Tensor, vae, count: int, precision: str) -> dict[str
         poses = torch.zeros(1, 7) if poses is None else poses
         parts.append((mean.half(), std.half(), torch.full((len(mean),), i), poses))
     names = ("mean", "std", "picture", "pose")
-    return dict(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True))
+    columns = (torch.cat(column).contiguous() for column in zip(*parts, strict=True))
+    return dict(zip(names, columns, strict=True))
 
 
 def corpus(data: Emoji, vae, tokenizer, path: Path, count: int, precision: str) -> Corpus:

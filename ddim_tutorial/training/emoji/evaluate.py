@@ -133,26 +133,6 @@ def distances(subject: Subject, rows: Tensor, samples: dict[str, Tensor]) -> dic
     return {k: quantiles(nearest(z, subject.bank)) for k, z in (samples | real).items()}
 
 
-def on_x_T(subject: Subject, rows: Tensor, drawn: dict[float, Tensor]) -> dict[str, Any]:
-    """What :mod:`dependence` measures, at guidance 1 and 4, on the first of the samples."""
-    few, some = rows[:64], rows[:32]
-    prompts = subject.data.captions(few.tolist())
-    figures = {}
-    for scale in (1.0, SCALE):
-        other = subject.draw(prompts, STEPS, scale, seed=4)
-        latents = drawn[scale][: len(some)]
-        figures[f"guidance {scale:g}"] = {
-            f"{len(few)} prompts": dependence.seeds(subject, few, drawn[scale][: len(few)], other),
-            f"x_T read back from {len(some)} samples": dependence.recovery(
-                subject, prompts[: len(some)], latents, scale, STEPS
-            ),
-            f"variance of the pose, {len(rows[:12])} prompts x 8 seeds": dependence.pose_spread(
-                subject, rows[:12], scale, STEPS
-            ),
-        }
-    return figures
-
-
 def measure(subject: Subject, count: int = 300, table_count: int = 60) -> tuple[dict, Tensor]:
     """All figures of the card, and the latents of the ``count`` trained prompts at guidance 4."""
     data = subject.data
@@ -176,7 +156,10 @@ def measure(subject: Subject, count: int = 300, table_count: int = 60) -> tuple[
         " guidance": table(subject, rows[:table_count], drawn),
         "latent distance to the nearest member of the training pictures' families, root mean"
         " square": distances(subject, rows, samples),
-        f"dependence on x_T, {STEPS} steps": on_x_T(subject, rows, drawn),
+        f"dependence on x_T, {STEPS} steps": {
+            f"guidance {scale:g}": dependence.measure(subject, rows, drawn[scale], scale, STEPS)
+            for scale in (1.0, SCALE)
+        },
     }, drawn[SCALE]
 
 

@@ -95,7 +95,7 @@ def amend(path: Path, without: Iterable[str] = (), **entries: Any) -> None:
 
 
 WEAKNESSES = (
-    "It knows the names of its training pictures, in {count} styles, and little else: a prompt of"
+    "It knows the names of its training pictures, in four styles, and little else: a prompt of"
     " other words gives an object it has seen or a blend.",
     "One object on white; no scenes, no counting, no text, no people.",
 )
@@ -144,7 +144,7 @@ def describe(data: Emoji, pipe, run: Path) -> dict[str, Any]:
         },
         "aliases": ALIASES,
         "quality": {},
-        "weaknesses": [text.format(count=len(STYLES)) for text in WEAKNESSES],
+        "weaknesses": list(WEAKNESSES),
     }
 
 

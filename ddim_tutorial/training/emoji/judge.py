@@ -159,17 +159,20 @@ def read_judge(path: Path, names: list[str]) -> Classifier:
         )
     try:
         with safe_open(path, "pt") as file:
-            metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+            metadata = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
         raise ValueError(
             f"{path}: truncated or damaged ({error}); train the judge again"
         ) from error
-    if metadata["names"] != names:
+    if not {"widths", "names"} <= metadata.keys():
+        raise ValueError(f"{path}: not a judge, it names no objects; train the judge again")
+    known = json.loads(metadata["names"])
+    if known != names:
         raise ValueError(
-            f"{path}: trained on {len(metadata['names'])} objects, not on the {len(names)} of this"
-            " data; train the judge again"
+            f"{path}: trained on {len(known)} objects, not on the {len(names)} of this data; train"
+            " the judge again"
         )
-    judge = new_judge(len(names), tuple(metadata["widths"]))
+    judge = new_judge(len(names), tuple(json.loads(metadata["widths"])))
     judge.load_state_dict(weights)
     return judge.eval().requires_grad_(False)
