@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_training(commands.add_parser("autoencoder"), steps=2600, batch=16)
     add_diffusion(commands.add_parser("diffusion"))
     commands.add_parser("export").add_argument("--folder", type=Path, default=ZOO)
-    add_training(commands.add_parser("judge"), steps=2000, batch=64)
+    add_training(commands.add_parser("judge"), steps=3000, batch=64)
     add_precision(commands.add_parser("quick"), "bf16")
     return parser
 

@@ -27,11 +27,17 @@ def rms(one: Tensor, other: Tensor) -> float:
     return (one.double() - other.double()).square().mean().sqrt().item()
 
 
+def families(subject: Subject, rows: Tensor, count: int, seed: int) -> Tensor:
+    """``count`` members of each of the pictures of ``rows`` (P,), (P * count, 3, H, W) uint8."""
+    images = subject.data.images
+    return torch.cat([members(images[i], count, seed + i)[0] for i in rows.tolist()])
+
+
 def seeds(subject: Subject, rows: Tensor, one: Tensor, other: Tensor) -> dict[str, float]:
     """rms between samples of two seeds, ``one`` and ``other`` (N, ...), for the prompts of ``rows``
     (N,); over that between two members of each of their families, which is what it should be, and
     over that between neighbours in ``one``, which is how far prompts lie apart."""
-    pairs = torch.cat([members(subject.data.images[i], 2, seed=1_000_000 + i)[0] for i in rows])
+    pairs = families(subject, rows, 2, seed=1_000_000)
     first, second = subject.encode(pairs).unflatten(0, (len(rows), 2)).unbind(1)
     between = rms(one, other)
     return {
@@ -138,8 +144,7 @@ def pose_spread(
     many members of its family, encoded and decoded."""
     prompts = [text for text in subject.data.captions(rows.tolist()) for _ in range(count)]
     drawn = subject.decode(subject.draw(prompts, steps=steps, scale=scale, seed=5))
-    real = torch.cat([members(subject.data.images[i], count, 2_000_000 + i)[0] for i in rows])
-    real = subject.decode(subject.encode(real))
+    real = subject.decode(subject.encode(families(subject, rows, count, seed=2_000_000)))
     shape = (len(rows), count)
     return pose_variance(*(poses(part).unflatten(0, shape) for part in (drawn, real)))
 

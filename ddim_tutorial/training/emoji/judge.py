@@ -111,10 +111,10 @@ def ceiling(judge: nn.Module, data: Emoji, vae, rows: Tensor, seed: int = 1) -> 
 
 def train_judge(
     run: Path = RUN,
-    steps: int = 2000,
+    steps: int = 3000,
     batch: int = 64,
     *,
-    lr: float = 2e-3,
+    lr: float = 3e-3,
     precision: str | None = None,
     compiled: bool = False,
 ) -> None:

@@ -222,7 +222,7 @@ def test_impossible_settings_are_refused(arguments, tmp_path, capsys):
 
 
 def test_the_run_remembers_what_its_first_weights_cost(tmp_path, exported):
-    _, out, data = exported
+    _, out, _ = exported
     recipe.take_over(out, tmp_path)
     card = json.loads((out / "card.json").read_text())
     assert json.loads((tmp_path / "diffusion" / "init.json").read_text()) == card["training"]

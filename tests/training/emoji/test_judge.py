@@ -97,7 +97,7 @@ def test_a_judge_is_trained_and_stored(exported, small_judge, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_the_precision_is_passed_on(exported, small_judge, monkeypatch, precision):
-    run, _, data = exported
+    run, _, _ = exported
     seen = []
 
     def fit(model, loss_fn, folder, settings, *, precision, matrices):
