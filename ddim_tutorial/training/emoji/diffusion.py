@@ -199,8 +199,7 @@ def train_diffusion(
     precision = mixed_precision() if precision is None else precision
     data = read_data(run / "data.safetensors")
     vae, tokenizer, text_encoder, unet = prepare(data, run, init, attention)
-    path = run / "family.safetensors"
-    examples = corpus(data, vae, tokenizer, path, members, precision)
+    examples = corpus(data, vae, tokenizer, run / "family.safetensors", members, precision)
     unet.save_config(run / "diffusion" / "unet")
     text_encoder.config.save_pretrained(run / "diffusion" / "text_encoder")
     model = Denoiser(unet, text_encoder).to(memory_format=torch.channels_last)
@@ -214,9 +213,7 @@ def train_diffusion(
         path = run / "diffusion" / f"samples-{step:06d}.png"
         save_grid(path, pictures, list(LOOK), columns=8)
 
-    settings = Settings(
-        steps=steps, lr=lr, warmup=warmup, decay_from=decay_from, log_every=50, seed=seed
-    )
+    settings = Settings(steps=steps, lr=lr, warmup=warmup, decay_from=decay_from, seed=seed)
     fit(
         model,
         partial(diffusion_loss, corpus=examples, batch=batch),

@@ -170,6 +170,16 @@ def rounded(value):
     return round(value, 3) if isinstance(value, float) else value
 
 
+def require_split(data: Emoji, folder: Path, path: Path) -> None:
+    """ValueError unless the held-out pictures of ``data`` are the examples in ``folder``."""
+    wanted = load_file(folder / "examples.safetensors")["images"]
+    if not torch.equal(wanted, data.images[data.split > 0]):
+        raise ValueError(
+            f"{path}: its held-out pictures are not those of {folder}; the packages of its card"
+            " make them"
+        )
+
+
 def emoji(
     folder: Path = ZOO,
     data: Path = RUN / "data.safetensors",
@@ -188,12 +198,7 @@ def emoji(
     from ddim_tutorial.zoo import write_card
 
     what = subject(read_pipeline(folder), Path(data).parent, precision)
-    wanted = load_file(folder / "examples.safetensors")["images"]
-    if not torch.equal(wanted, what.data.images[what.data.split > 0]):
-        raise ValueError(
-            f"{data}: its held-out pictures are not those of {folder}; the packages of its card"
-            " make them"
-        )
+    require_split(what.data, folder, data)
     quality, latents = measure(what, count, table_count)
     quality = rounded(quality)
     prompts = what.data.captions(some_rows(what.data, count).tolist())[:64]
