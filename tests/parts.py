@@ -36,7 +36,8 @@ def tiny_pipeline(folder):
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from ddim_tutorial.training.emoji import new_pipeline, train_tokenizer
+    from ddim_tutorial.training.emoji.captions import train_tokenizer
+    from ddim_tutorial.training.emoji.networks import new_pipeline
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer(WORDS, folder, size=600)

@@ -96,9 +96,22 @@ def test_batched_equals_two_calls_on_a_network(device):
     from diffusers import UNet2DModel
 
     torch.manual_seed(0)
-    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,),
-                       norm_num_groups=4, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-                       num_class_embeds=4).eval().requires_grad_(False).to(device)  # fmt: skip
+    unet = (
+        UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            layers_per_block=1,
+            block_out_channels=(8,),
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+            num_class_embeds=4,
+        )
+        .eval()
+        .requires_grad_(False)
+        .to(device)
+    )
     model = Counted(lambda x_t, t, c: unet(x_t, t - 1, c).sample)
     x_T = torch.randn(2, 1, 8, 8, device=device)
     label, null = torch.tensor([1, 2], device=device), torch.tensor([3], device=device)

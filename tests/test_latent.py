@@ -14,7 +14,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from ddim_tutorial import latent, sample, zoo
-from ddim_tutorial.training.emoji import new_pipeline
+from ddim_tutorial.training.emoji.networks import new_pipeline
 from parts import WORDS, relative, tiny_pipeline
 from tools import run_notebooks
 

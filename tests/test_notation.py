@@ -28,11 +28,24 @@ SIGMA2 = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)  # DDIM Eq. 16, square
 COMMON = {"x_0": x_0, "x_t": x_t, "x_{t-1}": x_s, r"\epsilon_\theta": eps, r"\epsilon": eps}
 LETTERS = {
     "ddpm": COMMON
-    | {r"\bar\alpha_{t-1}": a_s, r"\bar\alpha_t": a_t, r"\alpha_t": a_t / a_s, r"\beta_t": 1 - a_t / a_s},
+    | {
+        r"\bar\alpha_{t-1}": a_s,
+        r"\bar\alpha_t": a_t,
+        r"\alpha_t": a_t / a_s,
+        r"\beta_t": 1 - a_t / a_s,
+    },
     "ddim": COMMON | {r"\alpha_{t-1}": a_s, r"\alpha_t": a_t, r"\sigma_t^2": SIGMA2.subs(eta, 1)},
-    "code": {"alpha_bar_t": a_t, "alpha_bar_s": a_s, "x_0": x_0, "x_t": x_t, "x_s": x_s, "eps": eps, "eps_hat": eps,
-             "sigma": sympy.sqrt(SIGMA2.subs(eta, 1))},
-}  # fmt: skip
+    "code": {
+        "alpha_bar_t": a_t,
+        "alpha_bar_s": a_s,
+        "x_0": x_0,
+        "x_t": x_t,
+        "x_s": x_s,
+        "eps": eps,
+        "eps_hat": eps,
+        "sigma": sympy.sqrt(SIGMA2.subs(eta, 1)),
+    },
+}
 
 
 def read_tex(tex, letters):
@@ -201,18 +214,56 @@ def test_tables_have_a_row_each():
 
 # names that are not symbols of the field: what a function is given to work with or to work on
 PLAIN = {
-    "self", "model", "schedule", "scheduler", "generator", "spacing", "like", "shape", "device", "dtype", "method",
-    "tol", "max_iter", "conditional", "unconditional", "condition", "null_condition", "log_prob", "eps_time",
-    "noise_std", "x0_image", "xt_image", "alpha_bar", "betas", "beta_first", "beta_last", "beta_max", "offset",
-    "name", "value", "low", "high", "x", "y", "x_T", "a", "b", "weight", "seeds",
-}  # fmt: skip
+    "self",
+    "model",
+    "schedule",
+    "scheduler",
+    "generator",
+    "spacing",
+    "like",
+    "shape",
+    "device",
+    "dtype",
+    "method",
+    "tol",
+    "max_iter",
+    "conditional",
+    "unconditional",
+    "condition",
+    "null_condition",
+    "log_prob",
+    "eps_time",
+    "noise_std",
+    "x0_image",
+    "xt_image",
+    "alpha_bar",
+    "betas",
+    "beta_first",
+    "beta_last",
+    "beta_max",
+    "offset",
+    "name",
+    "value",
+    "low",
+    "high",
+    "x",
+    "y",
+    "x_T",
+    "a",
+    "b",
+    "weight",
+    "seeds",
+}
 TABLE = {name for symbol in SYMBOLS for name in symbol.names("here")}
 
 
 # how a docstring that is all formula spells an argument
 SPELT = {"x_0": "x_0", "x_t": "x_t", "x_T": "x_T", "scale": "scale"} | {
-    "eta": r"\eta", "eps": r"\epsilon", "ab_t": r"\bar\alpha_t", "ab_s": r"\bar\alpha_s",
-}  # fmt: skip
+    "eta": r"\eta",
+    "eps": r"\epsilon",
+    "ab_t": r"\bar\alpha_t",
+    "ab_s": r"\bar\alpha_s",
+}
 
 
 def functions(module):

@@ -281,23 +281,41 @@ def test_parity_with_diffusers_ddim(spacing, eta, prediction, device):
     for steps in (10, 25):
         x_T = torch.randn(2, 2, 8, 8).to(device)
         theirs = diffusers_loop(scheduler, unet, x_T, steps, eta, torch.Generator().manual_seed(1))
-        ours = sample(adapter(unet, schedule, prediction), x_T, scheduler_times(scheduler, steps), schedule,
-                      eta=eta, generator=torch.Generator().manual_seed(1))  # fmt: skip
+        ours = sample(
+            adapter(unet, schedule, prediction),
+            x_T,
+            scheduler_times(scheduler, steps),
+            schedule,
+            eta=eta,
+            generator=torch.Generator().manual_seed(1),
+        )
         assert relative(ours, theirs) <= 2e-5
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_parity_on_stable_diffusions_schedule_and_grid(eta, device):
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
-                              set_alpha_to_one=False, clip_sample=False)  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        set_alpha_to_one=False,
+        clip_sample=False,
+    )
     schedule, unet, x_T = (
         from_scheduler(scheduler),
         tiny_unet(device),
         torch.randn(2, 2, 8, 8).to(device),
     )
     theirs = diffusers_loop(scheduler, unet, x_T, 50, eta, torch.Generator().manual_seed(1))
-    ours = sample(adapter(unet, schedule), x_T, scheduler_times(scheduler, 50), schedule,
-                  eta=eta, generator=torch.Generator().manual_seed(1))  # fmt: skip
+    ours = sample(
+        adapter(unet, schedule),
+        x_T,
+        scheduler_times(scheduler, 50),
+        schedule,
+        eta=eta,
+        generator=torch.Generator().manual_seed(1),
+    )
     assert relative(ours, theirs) <= 2e-5
 
 
@@ -316,8 +334,14 @@ def test_eta_one_on_the_full_grid_is_ddpm(device):
     x, generator = x_T, torch.Generator().manual_seed(1)
     for timestep in range(T - 1, -1, -1):
         x = scheduler.step(unet(x, timestep).sample, timestep, x, generator=generator).prev_sample
-    ours = sample(adapter(unet, schedule), x_T, times(T, T), schedule, eta=1.0,
-                  generator=torch.Generator().manual_seed(1))  # fmt: skip
+    ours = sample(
+        adapter(unet, schedule),
+        x_T,
+        times(T, T),
+        schedule,
+        eta=1.0,
+        generator=torch.Generator().manual_seed(1),
+    )
     assert relative(ours, x) <= 2e-5
 
 
@@ -331,8 +355,14 @@ def test_eta_one_has_ddpms_variance_and_sigma_hat_the_larger_one(t):
     )  # theirs: float32, 1 - ab_t / ab_s
     assert math.isclose(1 - ab[t] / ab[t - 1], large._get_variance(t - 1), rel_tol=1e-3)
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    steps = trajectory(lambda x, _: zero, zero, [t, t - 1, 0], from_scheduler(small), sigma_hat=True,
-                       generator=torch.Generator().manual_seed(2))  # fmt: skip
+    steps = trajectory(
+        lambda x, _: zero,
+        zero,
+        [t, t - 1, 0],
+        from_scheduler(small),
+        sigma_hat=True,
+        generator=torch.Generator().manual_seed(2),
+    )
     noise = randn((1, 1), torch.Generator().manual_seed(2), dtype=torch.float64)
     assert math.isclose(next(steps).x_s, (1 - ab[t] / ab[t - 1]).sqrt() * noise, rel_tol=1e-12)
 
@@ -349,8 +379,14 @@ def test_a_picture_does_not_depend_on_its_batch(eta, device):
         model, x_T, grid, SCHEDULE, eta=eta, generator=generators([10 + s for s in seeds])
     )
     for i, seed in enumerate(seeds):
-        alone = sample(model, randn((1, 2, 8, 8), generators([seed]), device=device), grid, SCHEDULE, eta=eta,
-                       generator=generators([10 + seed]))  # fmt: skip
+        alone = sample(
+            model,
+            randn((1, 2, 8, 8), generators([seed]), device=device),
+            grid,
+            SCHEDULE,
+            eta=eta,
+            generator=generators([10 + seed]),
+        )
         assert relative(together[i : i + 1], alone) <= 5e-6
 
 

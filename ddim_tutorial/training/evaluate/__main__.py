@@ -24,9 +24,9 @@ from ddim_tutorial.training.fashion_data import DATA
 def emoji(folder: Path, data: Path, precision: str) -> None:
     """The bars of the latent model, in a module of its own: it needs the text encoder and the
     autoencoder as well."""
-    from ddim_tutorial.training.evaluate_emoji import emoji
+    from ddim_tutorial.training.emoji.evaluate import emoji
 
-    emoji(folder, data)
+    emoji(folder, data, precision=precision)
 
 
 Command = Callable[[Path, Path, str], None]
