@@ -20,15 +20,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 DIVERGING = "PuOr"  # told apart by every common kind of colour vision, and grey in the middle
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # Okabe & Ito
+# Okabe & Ito
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DPI = 80
 
 
@@ -74,7 +67,7 @@ def jump_grid(
     Args:
         steps: what ``sampling.trajectory`` yields, each with x_t and x0_hat: (B, C, H, W).
         decode: (B, *latent) -> (B, C, H, W) in [-1, 1], for a latent model; the delta is taken
-        between pictures.
+            between pictures.
         index: which picture of the batch.
 
     x_t and x0_hat share the range [-1, 1], clipped for display only (x_t has variance about 1); all
@@ -202,8 +195,7 @@ def to_png(figure: "matplotlib.figure.Figure") -> bytes:
 
 
 def show(fig: "matplotlib.figure.Figure", alt: str) -> None:
-    """Display a figure as a PNG with ``alt``, the text for those who cannot see it, and close
-    it."""
+    """Display a figure as a PNG with the text ``alt`` for those who cannot see it; close it."""
     import matplotlib.pyplot as plt
     from IPython.display import Image, display
 
