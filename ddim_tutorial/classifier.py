@@ -3,8 +3,7 @@ for the sampler.
 
 A guide sees x_t and t, so that the gradient of log p(y | x_t) means something at every noise level
 (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1). Its features are also the space of the
-Fréchet distance in
-:mod:`ddim_tutorial.training.evaluate`.
+Fréchet distance in :mod:`ddim_tutorial.training.evaluate`.
 """
 
 import json
@@ -73,12 +72,12 @@ class Classifier(nn.Module):
     def features(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         """The (B, widths[-1]) vector before the last layer: averages over the last map."""
         if (t is None) != (self.embed is None):
-            seen, want = (
-                ("no t", "t: (B,) int in 0..T") if t is None else ("a t", "the picture alone")
-            )
+            given, expected = ("a t", "the picture alone")
+            if t is None:
+                given, expected = ("no t", "t: (B,) int in 0..T")
             raise ValueError(
-                f"t: got {seen}, but a classifier built with time={self.embed is not None} takes"
-                f" {want}"
+                f"t: got {given}, but a classifier built with time={self.embed is not None} takes"
+                f" {expected}"
             )
         embedding = None
         if t is not None and self.embed is not None:

@@ -23,15 +23,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 DIVERGING = "PuOr"  # told apart by every common kind of colour vision, and grey in the middle
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # Okabe & Ito
+# Okabe & Ito
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
@@ -76,7 +69,7 @@ def jump_grid(
     Args:
         steps: what ``sampling.trajectory`` yields, each with x_t and x0_hat: (B, C, H, W).
         decode: (B, *latent) -> (B, C, H, W) in [-1, 1], for a latent model; the delta is taken
-        between pictures.
+            between pictures.
         index: which picture of the batch.
 
     x_t and x0_hat share the range [-1, 1], clipped for display only (x_t has variance about 1); all

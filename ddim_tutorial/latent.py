@@ -79,7 +79,7 @@ def from_pipeline(
     for name, texts in (("prompt", prompts), ("negative_prompt", negative_prompts)):
         for text in dict.fromkeys(texts):
             warn_of_cut(pipe, text, name)
-    with torch.no_grad(), without_remarks():  # the cut is said already
+    with torch.no_grad(), without_remarks():  # the warning above says it
         condition, null_condition = pipe.encode_prompt(
             prompts, pipe.device, 1, True, negative_prompts
         )
@@ -150,29 +150,29 @@ def require_pipeline(pipe: Any) -> None:
     rest would be left out, in silence or with an error from inside diffusers."""
     name = type(pipe).__name__
     components = {key: part for key, part in pipe.components.items() if part is not None}
-    wanted = "wanted a StableDiffusionPipeline (SD 1.x or 2.x)"
+    advice = "wanted a StableDiffusionPipeline (SD 1.x or 2.x)"
     if missing := sorted(COMPONENTS - components.keys()):
-        raise ValueError(f"pipe: {name} has no {missing[0]}; {wanted}")
+        raise ValueError(f"pipe: {name} has no {missing[0]}; {advice}")
     if others := sorted(components.keys() - COMPONENTS - UNUSED):
-        raise ValueError(f"pipe: {name} has a {others[0]}, which would be left out here; {wanted}")
+        raise ValueError(f"pipe: {name} has a {others[0]}, which would be left out here; {advice}")
     if name == "StableDiffusionInstructPix2PixPipeline":
-        raise ValueError(f"pipe: {name} takes a picture beside the prompt; {wanted}")
+        raise ValueError(f"pipe: {name} takes a picture beside the prompt; {advice}")
     config = pipe.unet.config
     for key, plain in PLAIN.items():
         if config.get(key) not in plain:
             raise ValueError(
                 f"pipe: the network of this {name} has {key}={config.get(key)!r}, so it takes more"
-                f" than z_t, t and the prompt; {wanted}"
+                f" than z_t, t and the prompt; {advice}"
             )
     if config.in_channels != pipe.vae.config.latent_channels:
         raise ValueError(
             f"pipe: the network of this {name} has in_channels={config.in_channels} for latents of"
-            f" {pipe.vae.config.latent_channels}: it takes a picture or a mask beside z_t; {wanted}"
+            f" {pipe.vae.config.latent_channels}: it takes a picture or a mask beside z_t; {advice}"
         )
     if config.out_channels != config.in_channels:
         raise ValueError(
             f"pipe: the network of this {name} has out_channels={config.out_channels} for"
-            f" in_channels={config.in_channels}; {wanted}"
+            f" in_channels={config.in_channels}; {advice}"
         )
 
 

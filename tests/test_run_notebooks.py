@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from tools import measured as measured_figures
 from tools import run_notebooks
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +64,7 @@ def test_run_then_update_writes_the_measured_figures(project, capsys):
     write(Path("notebooks/_template.ipynb"), "1 / 0")
     assert run_notebooks.main([]) == 0
     record = json.loads(Path("build/run.json").read_text())
-    summary = run_notebooks.summary(record["notebooks"]["00_a"])
+    summary = measured_figures.summary(record["notebooks"]["00_a"])
     assert list(record["notebooks"]) == ["00_a"]
     assert f"+| [00_a](notebooks/00_a.ipynb) | A title | {summary} |" in capsys.readouterr().out
     assert Path("README.md").read_text() == README
@@ -81,7 +82,7 @@ def test_run_then_update_writes_the_measured_figures(project, capsys):
         f"<!-- measured -->{summary}<!-- /measured --> on two"
         in nbformat.read(path, as_version=4).cells[0].source
     )
-    assert run_notebooks.changes(record, [path]) == {}
+    assert measured_figures.changes(record, [path]) == {}
 
 
 def test_in_place_stores_only_notebooks_that_ran(project):
@@ -99,9 +100,9 @@ def test_a_notebook_with_an_error_fails_the_run_and_has_no_figures(project, caps
     assert run_notebooks.main([]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     record = json.loads(Path("build/run.json").read_text())
-    assert "not measured" in run_notebooks.table(
+    assert "not measured" in measured_figures.table(
         record, [path]
-    ) and path not in run_notebooks.changes(record, [path])
+    ) and path not in measured_figures.changes(record, [path])
 
 
 def test_figures_of_another_model_are_not_kept_or_compared(project, monkeypatch, capsys):
@@ -197,11 +198,11 @@ def test_without_notebooks_or_measurements_it_says_so(project):
 
 def test_the_readme_lists_every_notebook():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    listed = run_notebooks.TABLE.search(text)[0]  # with both markers
+    listed = measured_figures.TABLE.search(text)[0]  # with both markers
     paths = run_notebooks.notebooks(ROOT / "notebooks")
     assert listed.count(".ipynb)") == len(paths)
     assert all(
-        f"| [{path.stem}](notebooks/{path.name}) | {run_notebooks.title(path)} | " in listed
+        f"| [{path.stem}](notebooks/{path.name}) | {measured_figures.title(path)} | " in listed
         for path in paths
     )
     assert "not measured" not in listed

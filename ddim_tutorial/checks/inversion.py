@@ -67,29 +67,29 @@ def check_invert(fn: Callable[..., Tensor], eps_time: str = "target") -> Iterato
     x_0 = draw(2, 1, 2, 2)
 
     def run(times: list[int]) -> str | None:
-        asked = Questions(len(times) - 1)
+        questions = Questions(len(times) - 1)
 
         def model(x: Any, t: Any) -> Tensor:
-            asked.add(x, t)
+            questions.add(x, t)
             return exact(x, t)
 
-        x, state = asked.run(fn, model, x_0.clone(), list(times), schedule), x_0
+        x, state = questions.run(fn, model, x_0.clone(), list(times), schedule), x_0
         for i, (s, t) in enumerate(pairwise(times[::-1])):
             where = f"step {i + 1} of {len(times) - 1}, from s = {s} up to t = {t}"
             q = t if eps_time == "target" else max(s, 1)
-            if i == len(asked):
+            if i == len(questions):
                 return f"{where}: the model was not asked"
-            if asked[i][0] != [q] * len(x_0):
-                return f"{where}: the model was asked at {asked[i][0]}, wanted {[q] * len(x_0)}"
-            if problem := find_problem(asked[i][1], state):
-                wanted = "the result of the step before" if i else "x_0"
-                return f"{where}: the state {problem}: it should be {wanted}"
+            if questions[i][0] != [q] * len(x_0):
+                return f"{where}: the model was asked at {questions[i][0]}, wanted {[q] * len(x_0)}"
+            if problem := find_problem(questions[i][1], state):
+                origin = "the result of the step before" if i else "x_0"
+                return f"{where}: the state {problem}: it should be {origin}"
             gain = a[t] / a[s] + (sigma[t] - sigma[s] * a[t] / a[s]) * sigma[q] / (
                 std**2 * a[q] ** 2 + sigma[q] ** 2
             )
             state = gain * state
-        if asked.stopped:
-            return asked.too_many()
+        if questions.stopped:
+            return questions.too_many()
         last = f"the last step, from s = {times[1]} up to t = {times[0]}, or what is returned"
         problem = find_problem(x, state)
         return problem and f"{last}: {problem}"

@@ -62,7 +62,7 @@ class _Gaussian:
     x_T = draw(2, 1, 2, 2)
 
     def __init__(self, times: list[int]):
-        self.times, self.asked = times, Questions(len(times) - 1)
+        self.times, self.questions = times, Questions(len(times) - 1)
         self.exact = gaussian(
             torch.full((1, 2, 2), self.mean, dtype=torch.float64), self.std, self.schedule
         )
@@ -95,12 +95,12 @@ class _Gaussian:
         return f"; it holds {share.item():+.3g} eps too much"
 
     def __call__(self, x_t: Any, t: Any) -> Tensor:
-        self.asked.add(x_t, t)
+        self.questions.add(x_t, t)
         return self.exact(x_t, t)
 
     def run(self, fn: Callable) -> Any:
         """What ``fn`` makes of the model; None where it was stopped."""
-        return self.asked.run(fn, self, self.x_T.clone(), list(self.times), self.schedule)
+        return self.questions.run(fn, self, self.x_T.clone(), list(self.times), self.schedule)
 
     def where(self, i: int) -> str:
         return (
@@ -110,12 +110,14 @@ class _Gaussian:
 
     def asked_wrongly(self, i: int) -> str | None:
         """How the i-th question to the model differs from the one that it should have been."""
-        wanted = [self.times[i]] * len(self.x_T)
-        if i == len(self.asked):
+        expected = [self.times[i]] * len(self.x_T)
+        if i == len(self.questions):
             return f"{self.where(i)}: the model was not asked"
-        if self.asked[i][0] != wanted:
-            return f"{self.where(i)}: the model was asked at {self.asked[i][0]}, wanted {wanted}"
-        if problem := find_problem(self.asked[i][1], self.states[i]):
+        if self.questions[i][0] != expected:
+            return (
+                f"{self.where(i)}: the model was asked at {self.questions[i][0]}, wanted {expected}"
+            )
+        if problem := find_problem(self.questions[i][1], self.states[i]):
             before = (
                 f"the step before, from t = {self.times[i - 1]} to s = {self.times[i]}, is wrong"
             )
@@ -149,8 +151,8 @@ def check_trajectory(fn: Callable[..., Tensor]) -> Iterator[Claim]:
         for i in range(len(model.times) - 1):
             if problem := model.asked_wrongly(i):
                 return problem
-        if model.asked.stopped:
-            return model.asked.too_many()
+        if model.questions.stopped:
+            return model.questions.too_many()
         t, s = model.times[-2:]
         end = find_problem(x, model.states[-1])
         return end and f"the last step, from t = {t} to s = {s}, or what is returned: {end}"
@@ -170,20 +172,20 @@ def check_jumps(fn: Callable[..., list[Tensor]]) -> Iterator[Claim]:
 
     def of_run(model: _Gaussian) -> str | None:
         jumps = model.run(fn)
-        if model.asked.stopped:
+        if model.questions.stopped:
             jumps = []
         elif not isinstance(jumps, list | tuple | Tensor):
             return f"got a {type(jumps).__name__}, wanted a list with the x0_hat of every step"
         for i in range(len(model.times) - 1):
             if problem := model.asked_wrongly(i):
                 return problem
-            if model.asked.stopped:
+            if model.questions.stopped:
                 continue
             if i == len(jumps):
                 return f"{model.where(i)}: no x0_hat, the list ends before"
             # float32 passes: the jump divides rounding by sqrt(alpha_bar_T) = 0.0064
             if problem := find_problem(jumps[i], model.jump(i), 10 * TOLERANCE):
                 return f"{model.where(i)}: x0_hat {problem}{model.noise_in(jumps[i], i)}"
-        return model.asked.too_many()
+        return model.questions.too_many()
 
     yield from _runs(of_run, "every jump is E[x_0 | x_t]")

@@ -123,6 +123,13 @@ def load(
             sha256=file_sha256(*find_weights(folder / "unet", DIFFUSERS).paths),
             **common,
         )
+    return _pixel_bundle(folder, device, dtype, common)
+
+
+def _pixel_bundle(
+    folder: Path, device: torch.device, dtype: torch.dtype, common: dict[str, Any]
+) -> Bundle:
+    """The pixel model in ``folder``; ``common`` are the fields that every bundle has."""
     component = _unet_folder(folder)
     unet = load_unet(component, device, dtype)
     scheduler = folder / "scheduler" / "scheduler_config.json"
@@ -158,8 +165,7 @@ def _name(folder: Path) -> str:
 
 
 def _is_latent(folder: Path) -> bool:
-    """Whether the folder holds a latent model; ValueError, saying what it holds, for one that is
-    no diffusion model."""
+    """Whether the folder holds a latent model; ValueError where it holds no diffusion model."""
     if (folder / "model.safetensors").exists():
         raise ValueError(
             f"{folder}: a single network, not a diffusion model; zoo.load_generator reads a GAN"
@@ -204,8 +210,7 @@ def _setting(default: str, download: bool) -> Path:
 def load_generator(
     name_or_path: str | Path = "fashion_gan", device: str | torch.device | None = None
 ) -> Generator:
-    """Load the small GAN's generator, ``generator(z) -> x``, float32 and frozen; refused as in
-    :func:`load`."""
+    """The small GAN's generator, ``generator(z) -> x``, float32, frozen; refused as in load."""
     folder = _find(name_or_path)
     if (folder / "card.json").exists():
         verify(folder)

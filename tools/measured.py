@@ -1,0 +1,53 @@
+"""Measured figures in the README and the notebooks: how they are stated, and where they differ."""
+
+import json
+import re
+from pathlib import Path
+
+README = Path("README.md")
+TABLE = re.compile(r"(<!-- measured table -->\n).*?(<!-- /measured table -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!-- measured -->).*?(<!-- /measured -->)", re.DOTALL)
+
+
+def summary(figures: dict[str, float]) -> str:
+    """Time and memory as the README and a notebook state them."""
+    return f"{figures['seconds'] / 60:.1f} min, {figures['peak_gib']:.1f} GiB"
+
+
+def title(path: Path) -> str:
+    """The first heading of a notebook."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return next(
+        (line[2:].strip() for line in text.splitlines() if line.startswith("# ")), path.stem
+    )
+
+
+def table(record: dict, paths: list[Path]) -> str:
+    """The README's table of ``paths``; a notebook that was not measured says so."""
+    rows = ["| notebook | | time, memory |", "|---|---|---|"]
+    for path in paths:
+        figures = record["notebooks"].get(path.stem)
+        figure = summary(figures) if figures and "error" not in figures else "not measured"
+        rows.append(f"| [{path.stem}]({path.as_posix()}) | {title(path)} | {figure} |")
+    return "\n".join(
+        [*rows, "", f"Measured on {record['machine']}, each notebook in a fresh kernel.", ""]
+    )
+
+
+def changes(record: dict, paths: list[Path], readme: Path = README) -> dict[Path, tuple[str, str]]:
+    """Files whose figures differ from the measured ones: path -> (text, text with the measured
+    figures)."""
+    new = {}
+    if readme.exists():
+        text = readme.read_text(encoding="utf-8")
+        new[readme] = text, TABLE.sub(lambda m: m[1] + table(record, paths) + m[2], text)
+    for path in paths:
+        figures = record["notebooks"].get(path.stem)
+        if figures and "error" not in figures:
+            text = path.read_text(encoding="utf-8")
+            new[path] = (
+                text,
+                FIGURE.sub(lambda m, figures=figures: m[1] + summary(figures) + m[2], text),
+            )
+    return {path: (old, text) for path, (old, text) in new.items() if old != text}
