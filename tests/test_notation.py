@@ -17,8 +17,10 @@ import ddim_tutorial
 from ddim_tutorial import linear, notation
 from ddim_tutorial.notation import DDPM_DDIM, DIALECTS, RATIO, SYMBOLS, convert, find, translate
 
-CORE = ("schedule", "jump", "sampling", "inversion", "guidance")
 FOLDER = Path(ddim_tutorial.__file__).parent
+CORE = ["schedule", "peers", "predict", "sampling", "solvers", "guidance"]
+CORE += [f"inversion.{path.stem}" for path in sorted(FOLDER.glob("inversion/[a-z]*.py"))]
+TABLES = [f"notation.{path.stem}" for path in sorted(FOLDER.glob("notation/[a-z]*.py"))]
 
 # both papers speak of bar alpha_t < bar alpha_s, with s = t - 1; every letter below is written
 # through them
@@ -125,7 +127,7 @@ def test_sigma_hat_is_ddpms_larger_variance():
 
 
 def test_examples_in_docstrings():
-    result = doctest.testmod(notation)
+    result = doctest.testmod(notation.translator)
     assert result.failed == 0 and result.attempted >= 3
 
 
@@ -266,6 +268,10 @@ SPELT = {"x_0": "x_0", "x_t": "x_t", "x_T": "x_T", "scale": "scale"} | {
 }
 
 
+def source(module):
+    return FOLDER / f"{module.replace('.', '/')}.py"
+
+
 def functions(module):
     for name, thing in vars(importlib.import_module(f"ddim_tutorial.{module}")).items():
         if (
@@ -303,7 +309,7 @@ def test_docstrings_name_every_tensor(module):
 def test_forbidden_spellings(module):
     """No prev and next, no bare alpha: a step goes from t to s, and alpha_bar_t is spelt out. Only
     the two functions that give other libraries' names back may use those."""
-    tree = ast.parse((FOLDER / f"{module}.py").read_text())
+    tree = ast.parse(source(module).read_text())
     tree.body = [
         n
         for n in tree.body
@@ -321,11 +327,11 @@ def test_forbidden_spellings(module):
     }  # the builtin, and the attribute of a diffusers scheduler
 
 
-@pytest.mark.parametrize("module", [*CORE, "analytic", "notation", "noise"])
+@pytest.mark.parametrize("module", [*CORE, *TABLES, "analytic", "noise"])
 def test_no_docstring_lost_a_backslash(module):
     r"""\theta, \bar, \frac, \nabla, \alpha in a string that is not raw are a tab, a backspace, a
     form feed, ..."""
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\t]", "".join(strings(FOLDER / f"{module}.py")))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\t]", "".join(stringssource(module)))
 
 
 def strings(path):
