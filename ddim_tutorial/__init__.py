@@ -6,7 +6,7 @@ imported by name.
 """
 
 from . import analytic, guidance
-from .inversion import Inversion, RoundTrip, invert, invert_fixed_point, round_trip
+from .inversion import Inversion, RoundTrip, invert, invert_exact, invert_fixed_point, round_trip
 from .noise import generators, randn, slerp
 from .peers import ddim_sampling_parameters, from_scheduler, ldm_buffers, scheduler_times
 from .predict import (
@@ -43,6 +43,7 @@ __all__ = [
     "generators",
     "guidance",
     "invert",
+    "invert_exact",
     "invert_fixed_point",
     "jump",
     "ldm_buffers",

@@ -8,7 +8,7 @@ only in the limit of small steps. The fixed-point iteration solves the implicit 
 
 from functools import partial
 
-from .implicit import invert_fixed_point
+from .implicit import invert_exact, invert_fixed_point
 from .naive import invert
 from .result import Inversion, InversionStep, RoundTrip
 from .round_trip import round_trip
@@ -17,6 +17,7 @@ METHODS = {
     "naive, target time": invert,
     "naive, source time": partial(invert, eps_time="source"),
     "fixed point": invert_fixed_point,
+    "exact (Anderson)": invert_exact,
 }
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "InversionStep",
     "RoundTrip",
     "invert",
+    "invert_exact",
     "invert_fixed_point",
     "round_trip",
 ]
