@@ -6,7 +6,19 @@ imported by name.
 """
 
 from . import analytic, guidance
-from .inversion import Inversion, RoundTrip, invert, invert_exact, invert_fixed_point, round_trip
+from .inversion import (
+    Coupled,
+    Inversion,
+    RoundTrip,
+    bdia,
+    edict,
+    invert,
+    invert_exact,
+    invert_fixed_point,
+    obelm,
+    rex,
+    round_trip,
+)
 from .noise import generators, randn, slerp
 from .peers import ddim_sampling_parameters, from_scheduler, ldm_buffers, scheduler_times
 from .predict import (
@@ -26,6 +38,7 @@ from .schedule import Schedule, cosine, from_betas, linear, scaled_linear, times
 
 __version__ = "0.1.0"
 __all__ = [
+    "Coupled",
     "EpsModel",
     "Inversion",
     "RoundTrip",
@@ -33,10 +46,12 @@ __all__ = [
     "Step",
     "add_noise",
     "analytic",
+    "bdia",
     "cosine",
     "ddim_sampling_parameters",
     "ddim_sigma",
     "ddim_step",
+    "edict",
     "eps_from_v",
     "from_betas",
     "from_scheduler",
@@ -48,10 +63,12 @@ __all__ = [
     "jump",
     "ldm_buffers",
     "linear",
+    "obelm",
     "pred_eps_and_x0",
     "predict_eps",
     "predict_x0",
     "randn",
+    "rex",
     "round_trip",
     "sample",
     "scaled_delta",

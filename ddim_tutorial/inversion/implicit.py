@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from numbers import Real
 from typing import NamedTuple
@@ -41,7 +41,7 @@ def _where(keep: Bool[Tensor, " B"], a: Tensor, b: Tensor) -> Tensor:
 def _anderson(history: Sequence[Iterate]) -> Tensor:
     """The z to try after those of ``history``, the newest last; after one alone it is its g.
 
-    Anderson acceleration of type II (Walker & Ni 2011, doi:10.1137/10078356X, Eq. 2.2), each image
+    Anderson acceleration of type II (Walker & Ni 2011, doi:10.1137/10078356X), each image
     by itself: g - dG gamma with gamma = argmin |r - dR gamma|, where r = g - z and dG, dR hold the
     differences of neighbours.
     """
@@ -59,7 +59,12 @@ def _anderson(history: Sequence[Iterate]) -> Tensor:
 
 
 def solve(
-    evaluate: Callable[[Tensor], Iterate], z: Images, tol: float, max_iter: int, memory: int
+    evaluate: Callable[[Tensor], Iterate],
+    z: Images,
+    tol: float,
+    max_iter: int,
+    memory: int,
+    patience: int = PATIENCE,
 ) -> tuple[Iterate, int, Float[Tensor, " B"]]:
     """Solve z = g(z) from the given z, each image by itself; memory=0 is z <- g(z).
 
@@ -69,7 +74,7 @@ def solve(
     smallest = torch.full((len(z),), math.inf, dtype=torch.float64, device=z.device)
     since = torch.zeros(len(z), dtype=torch.long, device=z.device)
     history: deque[Iterate] = deque(maxlen=memory + 1)
-    running, evaluations = since < PATIENCE, 0
+    running, evaluations = since < patience, 0
     while evaluations < max_iter and bool(running.any()):
         now = evaluate(z)
         evaluations += 1
@@ -81,7 +86,7 @@ def solve(
         best = Iterate(*(_where(better, a, b) for a, b in zip(now, best, strict=True)))
         smallest = torch.where(better, residual, smallest)
         since = torch.where(better, 0, since + 1)
-        running = running & (smallest > tol) & (since < PATIENCE)
+        running = running & (smallest > tol) & (since < patience)
         history.append(now)
         z = _where(running, _anderson(history), z)
     return best, evaluations, smallest
@@ -101,32 +106,46 @@ def step_back(
     return evaluate
 
 
+def solved_steps(
+    model: EpsModel,
+    x: Images,
+    up: Sequence[int],
+    schedule: Schedule,
+    tol: float,
+    max_iter: int,
+    memory: int,
+    warm: bool,
+) -> Iterator[tuple[Images, InversionStep]]:
+    """Solve step after step: the state at each time of ``up`` but the first, and what it cost.
+    warm: start along the eps that solved the step before, not at the known state."""
+    eps = None
+    for s, t in pairwise(up):
+        z = x
+        if eps is not None:
+            z, _ = ddim_step(x, eps, schedule.at(s, x), schedule.at(t, x))
+        evaluate = step_back(model, x, s, t, schedule)
+        best, evaluations, residual = solve(evaluate, z, tol, max_iter, memory)
+        x, eps = best.g, best.eps if warm else None
+        yield x, InversionStep(s, t, evaluations, residual)
+
+
 def _invert(
     model: EpsModel,
     x_0: Images,
     times: Sequence[int],
     schedule: Schedule,
-    *,
     tol: float,
     max_iter: int,
     memory: int,
     warm: bool,
 ) -> Inversion:
-    """Solve step after step; warm: start each along the eps that solved the one before."""
     require_solver(tol, max_iter, memory)
     x, up = door(x_0, times, schedule)
-    per_step, eps = [], None
     with torch.no_grad():
-        for s, t in pairwise(up):
-            z = x
-            if eps is not None:
-                z, _ = ddim_step(x, eps, schedule.at(s, x), schedule.at(t, x))
-            best, evaluations, residual = solve(
-                step_back(model, x, s, t, schedule), z, tol, max_iter, memory
-            )
-            x, eps = best.g, best.eps if warm else None
-            per_step.append(InversionStep(s, t, evaluations, residual))
-    return told(result(x, per_step, tol), tol)
+        states, per_step = zip(
+            *solved_steps(model, x, up, schedule, tol, max_iter, memory, warm), strict=True
+        )
+    return result(states[-1], list(per_step), tol)
 
 
 def require_solver(tol: float, max_iter: int, memory: int) -> None:
@@ -136,16 +155,17 @@ def require_solver(tol: float, max_iter: int, memory: int) -> None:
     require_int("memory", memory, 0)
 
 
-def told(inversion: Inversion, tol: float) -> Inversion:
-    """The same, after a warning if it did not converge."""
+def told(inversion: Inversion, tol: float, by_step: bool = True) -> Inversion:
+    """The same, after a warning if it did not converge, with the worst step if each has a residual
+    of its own."""
     if not inversion.converged:
         worst = max(inversion.per_step, key=lambda step: step.residual.max().item())
+        where = f", worst from s={worst.s} to t={worst.t}" if by_step else ""
         warnings.warn(
             f"inversion did not converge: relative residual {inversion.residual:.1e} >"
-            f" tol={tol:.0e}, worst from s={worst.s} to t={worst.t}; take more steps, less guidance"
-            " or a larger tol",
+            f" tol={tol:.0e}{where}; take more steps, less guidance or a larger tol",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     return inversion
 
@@ -171,7 +191,8 @@ def invert_fixed_point(
     A step that is not solved shows in ``residual`` and ``converged`` and raises a RuntimeWarning;
     the best iterate is used.
     """
-    return _invert(model, x_0, times, schedule, tol=tol, max_iter=max_iter, memory=0, warm=False)
+    found = _invert(model, x_0, times, schedule, tol, max_iter, memory=0, warm=False)
+    return told(found, tol)
 
 
 def invert_exact(
@@ -192,6 +213,5 @@ def invert_exact(
     Everything else as there: x_0 (B, *dims), times decreasing, the promise, tol, max_iter, what
     ends a step, and what is said of one that is not solved.
     """
-    return _invert(
-        model, x_0, times, schedule, tol=tol, max_iter=max_iter, memory=memory, warm=True
-    )
+    found = _invert(model, x_0, times, schedule, tol, max_iter, memory, warm=True)
+    return told(found, tol)

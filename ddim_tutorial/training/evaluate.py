@@ -31,8 +31,8 @@ from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.guidance import cfg
 from ddim_tutorial.inversion import METHODS, round_trip
-from ddim_tutorial.predict import EpsModel
 from ddim_tutorial.noise import generators, randn
+from ddim_tutorial.predict import EpsModel
 from ddim_tutorial.sampling import sample
 from ddim_tutorial.schedule import times
 from ddim_tutorial.training.fashion import DATA, NAMES, read_data, write_grid
