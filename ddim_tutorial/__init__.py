@@ -5,7 +5,19 @@ imported by name.
 """
 
 from . import analytic, guidance
-from .inversion import Inversion, RoundTrip, invert, invert_fixed_point, round_trip
+from .inversion import (
+    Coupled,
+    Inversion,
+    RoundTrip,
+    bdia,
+    edict,
+    invert,
+    invert_exact,
+    invert_fixed_point,
+    obelm,
+    rex,
+    round_trip,
+)
 from .noise import generators, randn, slerp
 from .peers import (
     ddim_sampling_parameters,
@@ -32,6 +44,7 @@ from .schedule import Schedule, cosine, from_betas, linear, scaled_linear, times
 
 __version__ = "0.2.0"
 __all__ = [
+    "Coupled",
     "EpsModel",
     "Inversion",
     "RoundTrip",
@@ -39,24 +52,29 @@ __all__ = [
     "Step",
     "add_noise",
     "analytic",
+    "bdia",
     "cosine",
     "ddim_sampling_parameters",
     "ddim_sigma",
     "ddim_step",
+    "edict",
     "eps_from_v",
     "from_betas",
     "from_scheduler",
     "generators",
     "guidance",
     "invert",
+    "invert_exact",
     "invert_fixed_point",
     "jump",
     "ldm_buffers",
     "linear",
+    "obelm",
     "pred_eps_and_x0",
     "predict_eps",
     "predict_x0",
     "randn",
+    "rex",
     "round_trip",
     "sample",
     "scaled_delta",

@@ -228,3 +228,9 @@ def require_scale(scale: Any) -> None:
     """Refuse a guidance scale that is no finite number."""
     if not isinstance(scale, Real) or not math.isfinite(scale):
         raise ValueError(f"scale: got {scale!r}, wanted a finite number")
+
+
+def require_fraction(name: str, value: Any) -> None:
+    """Refuse what is no number above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+        raise ValueError(f"{name}={value!r}: pass a number above 0 and at most 1")

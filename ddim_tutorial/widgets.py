@@ -1,6 +1,7 @@
 """Sliders over grids: they hold the state and call a function that draws; no mathematics here."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -12,10 +13,10 @@ from ipywidgets import HTML, Image, ValueWidget, VBox, interactive
 
 from .grids import image_grid, jump_grid, to_png
 from .guidance import cfg
-from .inversion import METHODS
+from .inversion import METHODS, resample
 from .latent import decode, warn_of_cut
 from .noise import generators, randn
-from .sampling import Step, sample, trajectory
+from .sampling import Step, trajectory
 from .schedule import times
 from .zoo import Bundle, LatentBundle
 
@@ -156,8 +157,8 @@ def inversion_explorer(bundle: Bundle) -> VBox:
     with the error.
 
     Controls: the picture (an index into ``bundle.examples``, with its own label), the number of
-    steps S, the method (naive with the eps of the target or of the source time, or the fixed point)
-    and the guidance scale. Raises ValueError for a bundle without examples.
+    steps S, the method (one of ``inversion.METHODS``; the coupled ones come back by their own
+    sampler) and the guidance scale. Raises ValueError for a bundle without examples.
     """
     if bundle.examples is None:
         raise ValueError(f"bundle: {bundle.name} has no held-out examples to invert")
@@ -171,11 +172,11 @@ def inversion_explorer(bundle: Bundle) -> VBox:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the caption says it
             found = METHODS[method](model, x_0, grid, bundle.schedule)
-        back = sample(model, found.x_T, grid, bundle.schedule)
+        back = resample(model, found, grid, bundle.schedule)
         rms = (back - x_0).square().mean().sqrt().item()
         solved = (
             ""
-            if method != "fixed point"
+            if math.isnan(found.residual)
             else ", converged"
             if found.converged
             else ", NOT converged"

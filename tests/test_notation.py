@@ -331,7 +331,7 @@ def test_forbidden_spellings(module):
 def test_no_docstring_lost_a_backslash(module):
     r"""\theta, \bar, \frac, \nabla, \alpha in a string that is not raw are a tab, a backspace, a
     form feed, ..."""
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\t]", "".join(stringssource(module)))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\t]", "".join(strings(source(module))))
 
 
 def strings(path):

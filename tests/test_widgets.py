@@ -12,6 +12,7 @@ from ipywidgets import FloatSlider, IntSlider
 from PIL import Image
 
 from ddim_tutorial import grids, trajectory, widgets, zoo
+from ddim_tutorial.inversion import METHODS
 from parts import tiny_pipeline
 
 
@@ -179,13 +180,13 @@ def test_inversion_explorer_follows_every_control(tmp_path):
     )
     controls, picture = by_name(box), box.children[-1]
     assert list(controls) == ["picture", "S", "method", "scale"] and controls["picture"].max == 2
-    assert controls["method"].options == ("naive, target time", "naive, source time", "fixed point")
+    assert controls["method"].options == tuple(METHODS)
     for name, value in (
         ("S", 4),
         ("scale", 1.0),
         ("picture", 2),
         ("method", "naive, source time"),
-        ("method", "fixed point"),
+        *(("method", method) for method in ("BDIA", "fixed point")),
     ):
         before, picture_before = len(asked), picture.value
         controls[name].value = value

@@ -1,7 +1,7 @@
 """What every inversion method takes and returns."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,15 +23,25 @@ class InversionStep(NamedTuple):
     residual: Tensor
 
 
+class Coupled(NamedTuple):
+    """A state of EDICT, BDIA, O-BELM or Rex: the pair that their step maps, (B, *dims) each."""
+
+    x: Tensor
+    y: Tensor
+
+
 class Inversion(NamedTuple):
     """The one result of every inversion method.
 
     x_T: (B, *dims), the state at times[0].
     residual: the largest relative residual ||g(z) - z|| / ||z|| of the implicit equation over steps
-    and images (NaN for the naive method, which does not solve it).
-    converged: every step of every image reached the tolerance (False for the naive method).
+    and images (NaN where no equation was solved: the naive and the coupled methods).
+    converged: every step of every image reached the tolerance (False where none was solved).
     evaluations: network calls in all.
     per_step: what each step cost.
+    sampler: what takes x_T back to x_0, if it is not ``sample``.
+    pair: the state that a coupled sampler starts from instead of x_T, which alone does not bring it
+    back.
     """
 
     x_T: Tensor
@@ -39,6 +49,8 @@ class Inversion(NamedTuple):
     converged: bool
     evaluations: int
     per_step: tuple[InversionStep, ...]
+    pair: Coupled | None = None
+    sampler: Callable[..., Tensor | Coupled] | None = None
 
 
 class RoundTrip(NamedTuple):

@@ -9,6 +9,17 @@ from ..schedule import Schedule
 from .result import Inversion, RoundTrip
 
 
+def resample(
+    model: EpsModel, inversion: Inversion, times: Sequence[int], schedule: Schedule
+) -> Images:
+    """What the method's own sampler makes of what it found, (B, *dims) at times[-1]: ``sample`` of
+    x_T, unless the inversion brings another sampler, or a pair to start from."""
+    sampler = inversion.sampler or sample
+    if inversion.pair is None:
+        return sampler(model, inversion.x_T, times, schedule)
+    return sampler(model, inversion.pair, times, schedule).x
+
+
 def round_trip(
     model: EpsModel,
     x_0: Images,
@@ -16,17 +27,21 @@ def round_trip(
     schedule: Schedule,
     method: Callable[..., Inversion],
 ) -> RoundTrip:
-    """Invert x_0, sample back, compare.
+    """Invert x_0 with ``method``, sample back by :func:`resample`, compare.
 
-    x_0: (B, *dims) in [-1, 1]. times: decreasing. method: ``invert``, ``invert_fixed_point`` or a
-    partial of one. The figures are over the whole batch.
+    x_0: (B, *dims) in [-1, 1]. times: decreasing. method: a value of ``METHODS``, or a partial of
+    one. The figures are over the whole batch.
+
+    A coupled method comes back by its own sampler and from its pair, which shows that it is exact
+    and not what its x_T is worth to DDIM: for that compare x_0 with
+    ``sample(model, inversion.x_T, times, schedule)``.
     """
     if not callable(method):
         raise TypeError(
-            f"method={method!r} is not callable: pass invert, invert_fixed_point or a partial"
-            " of one"
+            f"method={method!r} is not callable: pass invert, invert_exact or a partial of one, or"
+            " a value of METHODS"
         )
     inversion = method(model, x_0, times, schedule)
-    back = sample(model, inversion.x_T, times, schedule)
-    largest = (back.double() - x_0).abs().max().item()
+    back = resample(model, inversion, times, schedule)
+    largest = (back - x_0).abs().max().item()
     return RoundTrip(rms(back, x_0), largest, psnr(back[None], x_0[None]).item(), inversion)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim_tutorial.inversion import invert, invert_fixed_point
+from ddim_tutorial.inversion import invert, invert_exact
 from ddim_tutorial.latent import from_pipeline
 from ddim_tutorial.predict import EpsModel
 
@@ -18,7 +18,7 @@ from .pictures import starts
 from .subject import Subject
 
 INK = 32  # darker than white by this, of 255: part of the thing
-METHODS = {"exact": partial(invert_fixed_point, tol=1e-4, max_iter=20), "naive": invert}
+METHODS = {"exact": partial(invert_exact, tol=1e-4, max_iter=20), "naive": invert}
 POSE = ("right", "down", "size", "elongation, lying", "elongation, diagonal")
 
 

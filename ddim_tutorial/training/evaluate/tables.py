@@ -98,7 +98,7 @@ def _cells(
 
 def table2_plan() -> list[Cell]:
     """The cells of Table 2: every method where it says something, not the whole product."""
-    target, source, fixed = METHODS
+    target, source, fixed = "naive, target time", "naive, source time", "fixed point"
     trailing, quadratic, ends_at_1 = GRIDS
     scales = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 7.5)
     return [
@@ -135,7 +135,7 @@ def fashion_table2(folder: Path, data: Path, precision: str = "no") -> None:
             "std of x_T": trip.inversion.x_T.std().item(),
             "evaluations": trip.inversion.evaluations,
         }
-        if method == list(METHODS)[-1]:
+        if method == fixed:
             found |= {"converged": trip.inversion.converged, "residual": trip.inversion.residual}
         return found
 

@@ -1,0 +1,53 @@
+"""A real picture through a coupled sampler, backwards."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..predict import EpsModel, Images
+from ..schedule import Schedule
+from .coupled import bdia, edict, neighbours, obelm
+from .result import Coupled, Inversion, InversionStep, door, result
+
+TWO_STEP = (bdia, obelm)  # their pair is two neighbouring states, the others' two of one time
+
+
+def invert_coupled(
+    model: EpsModel,
+    x_0: Images,
+    times: Sequence[int],
+    schedule: Schedule,
+    *,
+    sampler: Callable[..., Coupled] = edict,
+) -> Inversion:
+    """Walk ``sampler`` backwards from x_0, exactly, to a pair that it takes forward to x_0 again.
+
+    x_0: (B, *dims), the state at times[-1]; times: the decreasing grid of ``sample``.
+    sampler: ``edict``, ``bdia``, ``obelm``, ``rex``, or a partial of one with its options.
+    A picture has no second state, so one is made: x_0 itself, or for the two-step ``bdia`` and
+    ``obelm`` the neighbour that naive inversion finds. The result's ``pair`` and ``sampler`` belong
+    together; x_T alone does not bring ordinary DDIM back to x_0.
+    """
+    x, up = door(x_0, times, schedule)
+    two_step = getattr(sampler, "func", sampler) in TWO_STEP
+    calls = 0
+
+    def counted(x_t: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return model(x_t, t)
+
+    unsolved = torch.full((len(x),), math.nan)
+    per_step: list[InversionStep] = []
+    with torch.no_grad():
+        pair = neighbours(counted, x, up, schedule) if two_step else Coupled(x, x)
+        if two_step:
+            per_step.append(InversionStep(up[0], up[1], calls, unsolved))
+        for i in range(2 if two_step else 1, len(up)):
+            calls, window = 0, up[i - (2 if two_step else 1) : i + 1]
+            pair = sampler(counted, pair, window, schedule)
+            per_step.append(InversionStep(*window[-2:], calls, unsolved))
+    found = result(pair.y if two_step else pair.x, per_step, None)
+    return found._replace(pair=pair, sampler=sampler)
