@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-SPACINGS = ("trailing", "leading", "linspace", "quadratic")
+BY_TIME = ("trailing", "leading", "linspace", "quadratic")
+BY_LEVEL = ("logsnr", "karras", "ays")  # these need the schedule
+SPACINGS = BY_TIME + BY_LEVEL
+# Align Your Steps for Stable Diffusion 1.x: its ten times plus one, then sigma_min, which is t = 1
+AYS = (1000, 851, 737, 646, 546, 456, 344, 234, 125, 25, 1)
 
 
 def require_int(name: str, value: Any, low: int, high: int | float = math.inf) -> None:
@@ -162,7 +167,9 @@ def from_scheduler(scheduler: Any) -> Schedule:
     return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod.double().cpu()]))
 
 
-def times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
+def times(
+    T: int, steps: int, spacing: str = "trailing", schedule: Schedule | None = None
+) -> list[int]:
     """The times that a sampler visits: steps + 1 distinct ints, decreasing, the last one 0.
 
     trailing   starts at T: round(T i / steps). The default: the first state really is as noisy
@@ -171,9 +178,17 @@ def times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
                if at T.
     linspace   evenly from T to 1, then 0.
     quadratic  max(i, round(T (i / steps)^2)): small steps near the clean image (DDIM, App. D.2).
+    logsnr     evenly in log(alpha_bar / (1 - alpha_bar)) from T to 1, then 0 (DPM-Solver,
+               arXiv:2206.00927, sec. 3.3).
+    karras     evenly in rho^(1/7), rho = sqrt(1 / alpha_bar - 1), from T to 1, then 0 (Karras et
+               al. 2022, arXiv:2206.00364, Eq. 5).
+    ays        Align Your Steps (arXiv:2404.14507): ten times optimised for Stable Diffusion 1.x;
+               for other steps log rho is interpolated along them, as by its authors. Needs T = 1000.
+
     The first three are diffusers' ``timestep_spacing`` (arXiv:2305.08891, table 2) plus one, but
-    for rounding where T / steps is no whole number, and for one step of linspace (T, not 1). 1 <=
-    steps <= T.
+    for rounding where T / steps is no whole number, and for one step of linspace (T, not 1). The
+    last three space levels of noise, so they need ``schedule``, whose T is T; each level becomes
+    the nearest time that is still free. 1 <= steps <= T.
     """
     require_int("T", T, 1)
     require_int("steps", steps, 1, T)
@@ -186,9 +201,40 @@ def times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
         grid = [1 + round((T - 1) * (i - 1) / (steps - 1)) for i in up] if steps > 1 else [T]
     elif spacing == "quadratic":
         grid = [max(i, round(T * (i / steps) ** 2)) for i in up]
+    elif spacing in BY_LEVEL:
+        grid = _by_level(T, steps, spacing, schedule)
     else:
         raise ValueError(f"spacing={spacing!r} is not known: pass one of {', '.join(SPACINGS)}")
     return [*reversed(grid), 0]
+
+
+def _by_level(T: int, steps: int, spacing: str, schedule: Schedule | None) -> list[int]:
+    """The ascending times of a grid that is even in a function of rho, without 0."""
+    if not isinstance(schedule, Schedule) or schedule.T != T:
+        given = f"one of T={schedule.T}" if isinstance(schedule, Schedule) else repr(schedule)
+        raise ValueError(
+            f"spacing={spacing!r} with T={T} spaces levels of noise, and schedule is {given}: pass "
+            "the schedule, times(schedule.T, steps, spacing, schedule)"
+        )
+    if spacing == "ays" and T != 1000:
+        raise ValueError(f"spacing='ays' with T={T}: its times were published for T=1000; pass one "
+                         f"of {', '.join(name for name in SPACINGS if name != 'ays')}")  # fmt: skip
+    log_rho = (0.5 * (1 / schedule.alpha_bar[1:] - 1).log()).numpy()  # increasing, of t = 1..T
+    evenly = np.linspace(1, 0, steps) if steps > 1 else np.ones(1)
+    if spacing == "logsnr":
+        levels = log_rho[0] + evenly * (log_rho[-1] - log_rho[0])
+    elif spacing == "karras":
+        low, high = np.exp(log_rho[[0, -1]] / 7)
+        levels = 7 * np.log(low + evenly * (high - low))
+    else:
+        published = log_rho[np.array(AYS) - 1]
+        at = np.linspace(0, 1, steps + 1)[:-1]  # the last of steps + 1 levels is 0 instead
+        levels = np.interp(at, np.linspace(0, 1, len(AYS)), published)
+    nearest = np.interp(levels[::-1], log_rho, np.arange(1, T + 1)).round().astype(int)
+    grid: list[int] = []
+    for i, t in enumerate(nearest.tolist(), start=1):  # i - 1 times lie below, steps - i above
+        grid.append(min(max(t, grid[-1] + 1 if grid else 1), T - (steps - i)))
+    return grid
 
 
 def check_times(times: Sequence[int], schedule: Schedule) -> list[int]:

@@ -8,7 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+)
+from diffusers.schedulers import AysSchedules
 
 from ddim_tutorial import schedule as sch
 from ddim_tutorial.schedule import Schedule, times
@@ -21,6 +27,7 @@ SD = dict(
     set_alpha_to_one=False,
     clip_sample=False,
 )
+SD_BETAS = {name: SD[name] for name in ("beta_start", "beta_end", "beta_schedule")}
 
 OURS_AND_THEIRS = [
     (sch.linear(), dict(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)),
@@ -307,3 +314,88 @@ def test_ddim_sampling_parameters_against_the_formulas_in_numpy(eta):
 def test_a_schedule_is_what_alpha_bar_says():
     schedule = Schedule(torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64))
     assert schedule.T == 2 and schedule.at(2, torch.zeros(1, 1)) == 0.25
+
+
+# --- grids that are even in a level of noise ------------------------------------------------------
+
+BY_LEVEL = ["logsnr", "karras", "ays"]
+SCHEDULES = {"linear": sch.linear(), "scaled_linear": sch.scaled_linear(), "cosine": sch.cosine()}
+
+
+@pytest.mark.parametrize("spacing", BY_LEVEL)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_number_of_steps_makes_a_grid_of_levels(spacing, name):
+    for steps in [*range(1, 100), *range(100, 1001, 50)]:
+        grid = times(1000, steps, spacing, SCHEDULES[name])
+        assert all(type(t) is int for t in grid)
+        assert len(grid) == steps + 1 and grid[0] == 1000 and grid[-1] == 0
+        assert all(s < t for t, s in pairwise(grid))
+    assert grid == list(range(1000, -1, -1))
+
+
+@pytest.mark.parametrize("T", [1, 2, 37])
+@pytest.mark.parametrize("spacing", ["logsnr", "karras"])
+def test_grids_of_levels_for_a_short_schedule(spacing, T):
+    for steps in range(1, T + 1):
+        grid = times(T, steps, spacing, sch.linear(T))
+        assert len(grid) == steps + 1 and (grid[0], grid[-1]) == (T, 0)
+        assert all(s < t for t, s in pairwise(grid))
+
+
+@pytest.mark.parametrize("steps", [5, 8, 10, 15])
+@pytest.mark.parametrize(
+    "spacing, flag", [("logsnr", "use_lu_lambdas"), ("karras", "use_karras_sigmas")]
+)
+def test_grids_of_levels_are_diffusers_timesteps_plus_one(spacing, flag, steps):
+    scheduler = DPMSolverMultistepScheduler(**SD_BETAS, **{flag: True})
+    scheduler.set_timesteps(steps)
+    theirs = [t + 1 for t in scheduler.timesteps.tolist()]
+    ours = times(1000, steps, spacing, sch.from_scheduler(scheduler))
+    # theirs may hold a time twice where levels lie closer than whole times
+    assert ours[-1] == 0 and len(theirs) == steps
+    assert all(abs(a - b) <= 1 for a, b in zip(ours, theirs, strict=False))
+    assert sum(a != b for a, b in zip(ours, theirs, strict=False)) <= 2
+
+
+@pytest.mark.parametrize("spacing", BY_LEVEL)
+def test_levels_are_where_their_formula_puts_them(spacing):
+    """Each level is met by a time that is at most about half a time off."""
+    schedule = sch.scaled_linear()
+    log_rho = (1 / schedule.alpha_bar - 1).sqrt().log()
+    edges = [log_rho[1].item(), log_rho[1000].item()]
+    for steps in (5, 7, 10):
+        if spacing == "logsnr":
+            levels = np.linspace(*edges, steps)
+        elif spacing == "karras":
+            levels = 7 * np.log(np.linspace(*np.exp(np.array(edges) / 7), steps))
+        else:  # the authors' loglinear_interp of their eleven sigmas, the last one then set to 0
+            sigmas = [*AysSchedules["StableDiffusionSigmas"][:-1], 0.02917]
+            at = np.linspace(0, 1, steps + 1)
+            levels = np.interp(at, np.linspace(0, 1, 11), np.log(sigmas[::-1]))[1:]
+        for t, level in zip(times(1000, steps, spacing, schedule)[-2::-1], levels, strict=True):
+            if t > 3:  # below, whole times lie farther apart than the levels
+                slack = 0.51 * (log_rho[t] - log_rho[t - 1])
+                slack += 0.004 * (spacing == "ays")  # published in three digits
+                assert abs(log_rho[t].item() - level) <= slack
+
+
+def test_align_your_steps_are_the_published_times():
+    published = [t + 1 for t in AysSchedules["StableDiffusionTimesteps"]]
+    assert times(1000, 10, "ays", sch.scaled_linear()) == [*published, 0]
+
+
+@pytest.mark.parametrize("spacing", BY_LEVEL)
+def test_a_grid_of_levels_needs_its_schedule(spacing):
+    for schedule, seen in ((None, "None"), (sch.linear(500), "T=500")):
+        with pytest.raises(ValueError, match=f"spacing='{spacing}'.*{seen}.*pass the schedule"):
+            times(1000, 10, spacing, schedule)
+
+
+def test_align_your_steps_needs_a_thousand_times():
+    with pytest.raises(ValueError, match=r"'ays' with T=500.*T=1000; pass one of.*logsnr"):
+        times(500, 10, "ays", sch.linear(500))
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace", "quadratic"])
+def test_grids_of_times_do_not_look_at_the_schedule(spacing):
+    assert times(1000, 10, spacing, sch.cosine()) == times(1000, 10, spacing)
