@@ -55,8 +55,8 @@ def require_judge(bundle: Bundle | LatentBundle, data: Path) -> None:
 
 
 def frechet_to_fashion(shards: Shards, bundle: Bundle, data: Path) -> float:
-    """Fréchet distance (Heusel et al. 2017, arXiv:1706.08500, Eq. 6) of the shards to the 10,000 test
-    pictures of Fashion-MNIST, between features of the bundle's classifier, not Inception's.
+    """Fréchet distance (Heusel et al. 2017, arXiv:1706.08500, Eq. 6) of the shards to the 10,000
+    test pictures of Fashion-MNIST, between features of the bundle's classifier, not Inception's.
 
     One shard is in memory at a time: sums of features and of their products are kept."""
     from torchmetrics.image.fid import FrechetInceptionDistance
