@@ -4,7 +4,7 @@ The names below are the core; ``zoo`` (bundled models), ``grids``, ``widgets`` a
 imported by name.
 """
 
-from . import analytic, guidance
+from . import analytic, guidance, solvers
 from .inversion import (
     Coupled,
     Inversion,
@@ -40,7 +40,9 @@ from .predict import (
     v_from_eps,
 )
 from .sampling import Step, ddim_sigma, ddim_step, sample, trajectory
-from .schedule import Schedule, cosine, from_betas, linear, scaled_linear, times
+from .schedule import Schedule, cosine, from_betas, linear, scaled_linear
+from .solvers import adams_bashforth, dpmpp_2m, gradient_estimation
+from .spacing import times
 
 __version__ = "0.2.0"
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "RoundTrip",
     "Schedule",
     "Step",
+    "adams_bashforth",
     "add_noise",
     "analytic",
     "bdia",
@@ -57,11 +60,13 @@ __all__ = [
     "ddim_sampling_parameters",
     "ddim_sigma",
     "ddim_step",
+    "dpmpp_2m",
     "edict",
     "eps_from_v",
     "from_betas",
     "from_scheduler",
     "generators",
+    "gradient_estimation",
     "guidance",
     "invert",
     "invert_exact",
@@ -82,6 +87,7 @@ __all__ = [
     "scheduler_times",
     "sigma_to_t",
     "slerp",
+    "solvers",
     "source_delta",
     "t_to_sigma",
     "times",

@@ -5,7 +5,7 @@ A step takes a pair of times: from t to s. ``trajectory`` is the loop, a generat
 before the first and after the last step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -35,6 +35,18 @@ class Step(NamedTuple):
     eps: Tensor
     x0_hat: Tensor
     x_s: Tensor
+
+
+class Past(NamedTuple):
+    """What a rule may remember of the step before: its time and what the model said there."""
+
+    t: int
+    eps: Tensor
+    x0_hat: Tensor
+
+
+# (t, s, x_t, eps, past) -> (x_s, x0_hat): how a step is made; past is None at the first
+Rule = Callable[[int, int, Tensor, Tensor, Past | None], tuple[Tensor, Tensor]]
 
 
 def ddim_sigma(ab_t: Level, ab_s: Level, eta: float) -> Level:
@@ -101,43 +113,54 @@ def trajectory(
 
     Gradients are kept only if x_T requires them. Bad arguments raise here, not at the first step.
     """
-    require_images("x_T", x_T)
-    grid = require_times(times, schedule.T)
+    grid, state = start(x_T, times, schedule)
     require_eta(grid, schedule.alpha_bar, eta, sigma_hat)
     require_generator(generator, len(x_T))
-    state = x_T.to(torch.promote_types(x_T.dtype, torch.float32))
-    return _walk(model, state, grid, schedule, 1.0 if sigma_hat else eta, sigma_hat, generator)
+    shape = 1.0 if sigma_hat else eta
+
+    def rule(t: int, s: int, x_t: Tensor, eps: Tensor, _: Past | None) -> tuple[Tensor, Tensor]:
+        ab_t, ab_s = schedule.level(t), schedule.level(s)
+        if not shape:
+            return ddim_step(x_t, eps, ab_t, ab_s)
+        sigma = noise_std = ddim_sigma(ab_t, ab_s, shape)
+        noise = randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype)
+        if sigma_hat:  # DDIM's code and DDPM's add no noise to the finished picture
+            noise_std = sqrt(1 - ab_t / ab_s) if s != grid[-1] else 0.0
+        return ddim_step(x_t, eps, ab_t, ab_s, sigma=sigma, noise=noise, noise_std=noise_std)
+
+    return walk(model, state, grid, rule)
 
 
-def _walk(
-    model: EpsModel,
-    x_t: Tensor,
-    grid: list[int],
-    schedule: Schedule,
-    eta: float,
-    sigma_hat: bool,
-    generator: Generators,
-) -> Iterator[Step]:
+def start(x_T: Images, times: Sequence[int], schedule: Schedule) -> tuple[list[int], Images]:
+    """The door of every solver: the grid and the first state, at least float32, or a refusal."""
+    require_images("x_T", x_T)
+    grid = require_times(times, schedule.T)
+    return grid, x_T.to(torch.promote_types(x_T.dtype, torch.float32))
+
+
+def walk(model: EpsModel, x_t: Tensor, grid: list[int], rule: Rule) -> Iterator[Step]:
+    """The loop of every solver: ask the model at (x_t, t), let ``rule`` make the step, yield it.
+
+    x_t and grid come from :func:`start`. What a rule remembers passes through this loop alone, so
+    two runs share nothing.
+    """
     asked_at = torch.tensor([max(t, 1) for t in grid], device=x_t.device)
-    levels = [schedule.level(t) for t in grid]
     with_grad = x_t.requires_grad and torch.is_grad_enabled()
+    past = None
     for i, (t, s) in enumerate(pairwise(grid)):
         with torch.set_grad_enabled(with_grad):
-            ab_t, ab_s = levels[i], levels[i + 1]
             eps = predicted_eps(model, x_t, asked_at[i].expand(len(x_t)))
-            if eta:
-                sigma = ddim_sigma(ab_t, ab_s, eta)
-                z = randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype)
-                noise_std = sigma
-                if sigma_hat:  # DDIM's code and DDPM's add no noise to the finished picture
-                    noise_std = sqrt(1 - ab_t / ab_s) if i + 2 < len(grid) else 0.0
-                x_s, x0_hat = ddim_step(
-                    x_t, eps, ab_t, ab_s, sigma=sigma, noise=z, noise_std=noise_std
-                )
-            else:
-                x_s, x0_hat = ddim_step(x_t, eps, ab_t, ab_s)
+            x_s, x0_hat = rule(t, s, x_t, eps, past)
         yield Step(t, s, x_t, eps.to(x_t.dtype), x0_hat, x_s)
-        x_t = x_s
+        x_t, past = x_s, Past(t, eps, x0_hat)
+
+
+def final(steps: Iterator[Step]) -> Images:
+    """The state that a walk ends in, (B, *dims). NaN or infinity there raise ValueError."""
+    for step in steps:
+        x_s = step.x_s
+    require_images(f"the state at s={step.s}", x_s)
+    return x_s
 
 
 def sample(
@@ -154,9 +177,5 @@ def sample(
 
     Raises ValueError for a result with NaN or infinity.
     """
-    for step in trajectory(
-        model, x_T, times, schedule, eta=eta, sigma_hat=sigma_hat, generator=generator
-    ):
-        x_s = step.x_s
-    require_images(f"the state at s={step.s}", x_s)
-    return x_s
+    options = {"eta": eta, "sigma_hat": sigma_hat, "generator": generator}
+    return final(trajectory(model, x_T, times, schedule, **options))

@@ -20,7 +20,6 @@ from .require import require_alpha_bar, require_int, require_time
 
 Times = Integral | Sequence[Integral] | np.ndarray | Int[Tensor, " B"]  # one, or one an image
 
-SPACINGS = ("trailing", "leading", "linspace", "quadratic", "ldm", "ldm-quad")
 NO_FLOAT64 = {"mps"}  # the kinds of device that have no float64: Apple's GPU
 
 
@@ -126,54 +125,3 @@ def cosine(T: Integral = 1000, offset: float = 0.008, beta_max: float = 0.999) -
     u = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     return from_betas((1 - f[1:] / f[:-1]).clamp(max=beta_max))
-
-
-def times(T: Integral, steps: Integral, spacing: str = "trailing") -> list[int]:
-    """The times that a sampler visits: steps + 1 distinct ints, decreasing, the last one 0.
-
-    trailing   starts at T: round(T i / steps). The default: the first state really is as noisy as
-               x_T should be.
-    leading    1 + i (T // steps): diffusers' DDIM, DDPM and PNDM. It starts below T although x_T
-               is drawn as if at T.
-    linspace   evenly from T to 1, then 0.
-    quadratic  max(i, round(T (i / steps)^2)): small steps near the clean image (DDIM, App. D.2).
-    ldm        2 + i (T // steps), all that are below T, then 1: latent diffusion's "uniform". It
-               ends at 1, and has steps of its own number: 31 for steps = 30.
-    ldm-quad   2 + floor of even spacing in the square root up to .8 T, then 1: its "quad".
-
-    1 <= steps <= T. The first three are diffusers' ``timestep_spacing`` (arXiv:2305.08891, table 2)
-    plus one, but for rounding where T / steps is no whole number, and for one step of linspace (T,
-    not 1). The last two are ``make_ddim_timesteps`` plus one; a time that its "quad" walks twice
-    stands once, as a step from t to t changes nothing.
-    """
-    T = require_int("T", T, 1)
-    steps = require_int("steps", steps, 1, T)
-    up = range(1, steps + 1)
-    if spacing == "trailing":
-        grid = [round(T * i / steps) for i in up]
-    elif spacing == "leading":
-        grid = [1 + (i - 1) * (T // steps) for i in up]
-    elif spacing == "linspace":
-        grid = [1 + round((T - 1) * (i - 1) / (steps - 1)) for i in up] if steps > 1 else [T]
-    elif spacing == "quadratic":
-        grid = [max(i, round(T * (i / steps) ** 2)) for i in up]
-    elif spacing in ("ldm", "ldm-quad"):
-        return _ldm_times(T, steps, spacing)
-    else:
-        raise ValueError(f"spacing={spacing!r} is not known: pass one of {', '.join(SPACINGS)}")
-    return [*reversed(grid), 0]
-
-
-def _ldm_times(T: int, steps: int, spacing: str) -> list[int]:
-    """Latent diffusion's ``make_ddim_timesteps`` plus one, decreasing, and its end at t = 1."""
-    if spacing == "ldm":
-        grid = [2 + i for i in range(0, T, T // steps)]
-    else:
-        root = np.linspace(0, np.sqrt(T * 0.8), steps)  # as there, to the last bit
-        grid = sorted({2 + int(square) for square in root**2})
-    if grid[-1] > T:
-        raise ValueError(
-            f"spacing={spacing!r} with steps={steps} starts at t={grid[-1]}, above T={T}, and so"
-            " does latent diffusion, which fails there: pass another number of steps"
-        )
-    return [*reversed(grid), 1]

@@ -17,7 +17,7 @@ from .inversion import METHODS, resample
 from .latent import decode, warn_of_cut
 from .noise import generators, randn
 from .sampling import Step, trajectory
-from .schedule import times
+from .spacing import times
 from .zoo import Bundle, LatentBundle
 
 if TYPE_CHECKING:

@@ -140,6 +140,16 @@ CASES = {
         ValueError,
         r"spacing='trialing'.*trailing",
     ),
+    "no schedule for a spacing of levels": (
+        lambda: times(1000, 10, "logsnr"),
+        ValueError,
+        r"spacing='logsnr'.*None: pass the schedule",
+    ),
+    "a number for a schedule": (
+        lambda: times(1000, 10, "karras", 1000),
+        ValueError,
+        r"spacing='karras'.*schedule is 1000: pass",
+    ),
     "T of a grid": (lambda: times(0, 1), ValueError, r"\bT=0\b"),
     "times empty": (lambda: walk(grid=[]), ValueError, "times"),
     "times of one": (lambda: walk(grid=[500]), ValueError, "times"),

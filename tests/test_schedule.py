@@ -1,16 +1,13 @@
 """Schedules and grids against diffusers and against lists written out by hand."""
 
 import math
-from fractions import Fraction
-from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
 from ddim_tutorial import schedule as sch
-from ddim_tutorial.schedule import Schedule, times
+from ddim_tutorial.schedule import Schedule
 
 OURS_AND_THEIRS = [
     (sch.linear(), dict(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)),
@@ -64,68 +61,6 @@ def test_cosine_against_its_formula():
     torch.testing.assert_close(sch.cosine(100).alpha_bar[:100], wanted, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(
-    "steps, spacing, wanted",
-    [
-        (10, "trailing", [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100, 0]),
-        (10, "leading", [901, 801, 701, 601, 501, 401, 301, 201, 101, 1, 0]),
-        (10, "linspace", [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1, 0]),
-        (10, "quadratic", [1000, 810, 640, 490, 360, 250, 160, 90, 40, 10, 0]),
-        (3, "trailing", [1000, 667, 333, 0]),
-        (3, "leading", [667, 334, 1, 0]),
-        (7, "leading", [853, 711, 569, 427, 285, 143, 1, 0]),
-        (1, "trailing", [1000, 0]),
-        (1, "leading", [1, 0]),
-        (1, "linspace", [1000, 0]),
-        (1, "quadratic", [1000, 0]),
-    ],
-)
-def test_grids_written_out(steps, spacing, wanted):
-    assert times(1000, steps, spacing) == wanted
-
-
-def test_trailing_is_the_default():
-    assert times(1000, 50) == list(range(1000, -1, -20))
-
-
-@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace", "quadratic"])
-@pytest.mark.parametrize("T", [1000, 37])
-def test_every_number_of_steps_makes_a_grid(spacing, T):
-    for steps in range(1, T + 1):
-        grid = times(T, steps, spacing)
-        first = 1 + (steps - 1) * (T // steps) if spacing == "leading" else T
-        assert all(type(t) is int for t in grid)
-        assert len(grid) == steps + 1 and grid[0] == first and grid[-1] == 0
-        assert all(s < t for t, s in pairwise(grid))
-    assert times(T, T, spacing) == list(range(T, -1, -1))
-
-
-@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
-def test_grids_are_diffusers_grids_shifted_by_one(spacing):
-    """Entry by entry for every S; only where the exact value ends in .5 may float rounding put
-    diffusers one off."""
-    scheduler = DDIMScheduler(timestep_spacing=spacing)
-    exact = {
-        "trailing": lambda steps, i: Fraction(1000 * (i + 1), steps),
-        "leading": lambda steps, i: 1 + Fraction(i * (1000 // steps)),
-        "linspace": lambda steps, i: 1 + Fraction(999 * i, steps - 1),
-    }[spacing]
-    for steps in range(2, 1001):
-        scheduler.set_timesteps(steps)
-        theirs = [t + 1 for t in scheduler.timesteps.tolist() if t >= 0]
-        ours = times(1000, steps, spacing)[:-1]
-        assert len(theirs) == len(ours)
-        for i, (t, t_theirs) in enumerate(zip(reversed(ours), reversed(theirs), strict=True)):
-            assert t == t_theirs or (exact(steps, i).denominator == 2 and abs(t - t_theirs) == 1)
-
-
-def test_one_step_of_linspace_starts_at_the_noise():
-    """diffusers' single linspace step starts at timestep 0, the clean end; ours at T."""
-    scheduler = DDIMScheduler(timestep_spacing="linspace")
-    scheduler.set_timesteps(1)
-    assert scheduler.timesteps.tolist() == [0] and times(1000, 1, "linspace") == [1000, 0]
-
-
 def test_at_broadcasts_over_every_shape(device):
     schedule = sch.linear()
     assert schedule.at(0, torch.zeros(2, 3, device=device)) == 1
@@ -164,40 +99,6 @@ def test_schedule_is_frozen():
 def test_a_schedule_is_what_alpha_bar_says():
     schedule = Schedule(torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64))
     assert schedule.T == 2 and schedule.at(2, torch.zeros(1, 1)) == 0.25
-
-
-@pytest.mark.parametrize("T", [1000, 37])
-@pytest.mark.parametrize("spacing", ["ldm", "ldm-quad"])
-def test_grids_of_latent_diffusion(spacing, T):
-    """make_ddim_timesteps in numpy, plus one; a number of steps at which it leaves the table of
-    alphas_cumprod is refused."""
-    refused = 0
-    for steps in range(2, T + 1):
-        if spacing == "ldm":
-            theirs = np.asarray(list(range(0, T, T // steps))) + 1
-        else:
-            theirs = ((np.linspace(0, np.sqrt(T * 0.8), steps)) ** 2).astype(int) + 1
-        wanted = [*sorted({int(t) + 1 for t in theirs}, reverse=True), 1]
-        if theirs.max() >= T:
-            refused += 1
-            with pytest.raises(ValueError, match="pass another number of steps"):
-                times(T, steps, spacing)
-        else:
-            assert times(T, steps, spacing) == wanted
-    assert (refused > 0) == (spacing == "ldm")
-
-
-def test_thirty_steps_of_latent_diffusion_are_thirty_one():
-    grid = times(1000, 30, "ldm")
-    assert grid[:3] == [992, 959, 926] and grid[-3:] == [35, 2, 1] and len(grid) == 32
-    assert times(1000, 50, "ldm") == [*range(982, 1, -20), 1]  # Stable Diffusion's
-
-
-def test_whole_numbers_of_numpy_make_a_grid_of_ints():
-    for spacing in sch.SPACINGS:
-        grid = times(np.int64(1000), np.int32(50), spacing)
-        assert grid == times(1000, 50, spacing) and all(type(t) is int for t in grid)
-    assert sch.cosine(np.int64(10)).T == 10
 
 
 def test_the_least_signal_that_a_schedule_may_end_with():

@@ -67,7 +67,7 @@ def read_png(data: bytes) -> np.ndarray:
 def draw_jump_grid(bundle: "Bundle", generator: torch.Generator) -> "Figure":
     from ddim_tutorial.grids import jump_grid
     from ddim_tutorial.sampling import trajectory
-    from ddim_tutorial.schedule import times
+    from ddim_tutorial.spacing import times
 
     x_T = torch.randn((1, *bundle.shape), generator=generator).to(bundle.device)
     ankle_boot = 9

@@ -23,7 +23,8 @@ from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.pixel import eps_model
 from ddim_tutorial.predict import add_noise
 from ddim_tutorial.sampling import sample
-from ddim_tutorial.schedule import Schedule, linear, times
+from ddim_tutorial.schedule import Schedule, linear
+from ddim_tutorial.spacing import times
 from ddim_tutorial.training.fashion_data import DATA, NAMES, read_data, write_grid
 from ddim_tutorial.training.log import summary
 from ddim_tutorial.training.loop import Settings, fit

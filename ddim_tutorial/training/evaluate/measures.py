@@ -11,7 +11,7 @@ from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.predict import EpsModel
 from ddim_tutorial.sampling import sample
-from ddim_tutorial.schedule import times
+from ddim_tutorial.spacing import times
 
 SPACING = "trailing"
 NETWORK = {"no": "float32", "bf16": "bf16 autocast, float32 state"}  # a precision, in words

@@ -17,7 +17,7 @@ from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.guidance import cfg
 from ddim_tutorial.inversion import METHODS, round_trip
 from ddim_tutorial.metrics import frechet
-from ddim_tutorial.schedule import times
+from ddim_tutorial.spacing import times
 from ddim_tutorial.training.evaluate.measures import (
     NETWORK,
     SPACING,
@@ -135,7 +135,7 @@ def fashion_table2(folder: Path, data: Path, precision: str = "no") -> None:
             "std of x_T": trip.inversion.x_T.std().item(),
             "evaluations": trip.inversion.evaluations,
         }
-        if method == fixed:
+        if method == "fixed point":
             found |= {"converged": trip.inversion.converged, "residual": trip.inversion.residual}
         return found
 
