@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..predict import EpsModel, Images, Scalars, predicted_eps
+from ..predict import EpsModel, Images, Level, predicted_eps
 from ..require import require_fraction, require_images, require_like, require_times
 from ..sampling import ddim_step
 from ..schedule import Schedule
@@ -172,7 +172,7 @@ def neighbours(model: EpsModel, x: Images, times: Sequence[int], schedule: Sched
     return Coupled(other, x) if s < t else Coupled(x, other)
 
 
-def _alpha_rho(ab: Scalars) -> tuple[Scalars, Scalars]:
+def _alpha_rho(ab: Level) -> tuple[Level, Level]:
     return ab.sqrt(), (1 / ab - 1).sqrt()
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..predict import EpsModel, Images, Scalars, predict_x0, predicted_eps
+from ..predict import EpsModel, Images, Level, predict_x0, predicted_eps
 from ..require import require_images
 from ..sampling import ddim_step
 from ..schedule import Schedule
@@ -75,7 +75,7 @@ def _path_back(
     return Iterate(path, torch.stack(eps, 1), torch.stack(back, 1))
 
 
-def _correction(r: int, t: int, s: int, schedule: Schedule, like: Tensor) -> Scalars:
+def _correction(r: int, t: int, s: int, schedule: Schedule, like: Tensor) -> Level:
     """What 2M adds to DDIM's step from t to s, for each unit of x0_hat(t) - x0_hat(r), r the time
     before t."""
     ab_r, ab_t, ab_s = (schedule.at(time, like) for time in (r, t, s))
