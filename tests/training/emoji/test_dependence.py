@@ -26,7 +26,7 @@ def test_rms():
 
 
 def test_seeds_that_are_members_of_the_family_have_ratio_one(subject):
-    rows = torch.arange(0, 31)
+    rows = torch.stack([torch.arange(12), torch.arange(19, 31)], 1).flatten()  # dark, light
     pairs = [members(subject.data.images[i], 2, seed=77 + i)[0] for i in rows.tolist()]
     one, other = (subject.encode(torch.stack([pair[k] for pair in pairs])) for k in (0, 1))
     found = recipe.seeds(subject, rows, one, other)
