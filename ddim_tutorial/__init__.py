@@ -5,7 +5,7 @@ The names below are the core; ``zoo`` (bundled models), ``grids``, ``widgets`` a
 imported by name.
 """
 
-from . import analytic, guidance
+from . import analytic, guidance, solvers
 from .inversion import Inversion, RoundTrip, invert, invert_fixed_point, round_trip
 from .jump import (
     EpsModel,
@@ -33,6 +33,7 @@ from .schedule import (
     scheduler_times,
     times,
 )
+from .solvers import adams_bashforth, dpmpp_2m, gradient_estimation
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,16 +42,19 @@ __all__ = [
     "RoundTrip",
     "Schedule",
     "Step",
+    "adams_bashforth",
     "add_noise",
     "analytic",
     "cosine",
     "ddim_sampling_parameters",
     "ddim_sigma",
     "ddim_step",
+    "dpmpp_2m",
     "eps_from_v",
     "from_betas",
     "from_scheduler",
     "generators",
+    "gradient_estimation",
     "guidance",
     "invert",
     "invert_fixed_point",
@@ -67,6 +71,7 @@ __all__ = [
     "scaled_linear",
     "scheduler_times",
     "slerp",
+    "solvers",
     "source_delta",
     "times",
     "trajectory",

@@ -17,7 +17,7 @@ import ddim_tutorial
 from ddim_tutorial import linear, notation
 from ddim_tutorial.notation import DDPM_DDIM, DIALECTS, RATIO, SYMBOLS, convert, find, translate
 
-CORE = ("schedule", "jump", "sampling", "inversion", "guidance")
+CORE = ("schedule", "jump", "sampling", "solvers", "inversion", "guidance")
 FOLDER = Path(ddim_tutorial.__file__).parent
 
 # both papers speak of bar alpha_t < bar alpha_s, with s = t - 1; every letter below is written
@@ -205,6 +205,7 @@ PLAIN = {
     "tol", "max_iter", "conditional", "unconditional", "condition", "null_condition", "log_prob", "eps_time",
     "noise_std", "x0_image", "xt_image", "alpha_bar", "betas", "beta_first", "beta_last", "beta_max", "offset",
     "name", "value", "low", "high", "x", "y", "x_T", "a", "b", "weight", "seeds",
+    "grid", "rule", "steps", "order", "gamma",
 }  # fmt: skip
 TABLE = {name for symbol in SYMBOLS for name in symbol.names("here")}
 
