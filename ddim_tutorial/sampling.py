@@ -132,7 +132,8 @@ def trajectory(
 
 
 def start(x_T: Images, times: Sequence[int], schedule: Schedule) -> tuple[list[int], Images]:
-    """The door of every solver: the grid and the first state, at least float32, or a refusal."""
+    """The door of every solver: the grid, and x_T (B, *dims) as the first state, at least float32;
+    or a refusal."""
     require_images("x_T", x_T)
     grid = require_times(times, schedule.T)
     return grid, x_T.to(torch.promote_types(x_T.dtype, torch.float32))
