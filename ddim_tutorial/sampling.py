@@ -6,6 +6,7 @@ before the first and after the last step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -116,19 +117,34 @@ def trajectory(
     grid, state = start(x_T, times, schedule)
     require_eta(grid, schedule.alpha_bar, eta, sigma_hat)
     require_generator(generator, len(x_T))
-    shape = 1.0 if sigma_hat else eta
-
-    def rule(t: int, s: int, x_t: Tensor, eps: Tensor, _: Past | None) -> tuple[Tensor, Tensor]:
-        ab_t, ab_s = schedule.level(t), schedule.level(s)
-        if not shape:
-            return ddim_step(x_t, eps, ab_t, ab_s)
-        sigma = noise_std = ddim_sigma(ab_t, ab_s, shape)
-        noise = randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype)
-        if sigma_hat:  # DDIM's code and DDPM's add no noise to the finished picture
-            noise_std = sqrt(1 - ab_t / ab_s) if s != grid[-1] else 0.0
-        return ddim_step(x_t, eps, ab_t, ab_s, sigma=sigma, noise=noise, noise_std=noise_std)
-
+    rule = partial(
+        _ddim, schedule.levels, 1.0 if sigma_hat else eta, sigma_hat, generator, grid[-1]
+    )
     return walk(model, state, grid, rule)
+
+
+def _ddim(
+    levels: tuple[float, ...],
+    eta: float,
+    sigma_hat: bool,
+    generator: Generators,
+    end: int,
+    t: int,
+    s: int,
+    x_t: Tensor,
+    eps: Tensor,
+    past: Past | None,
+) -> tuple[Tensor, Tensor]:
+    """The rule of :func:`trajectory`. (A function of its own, bound by ``partial``: torch.compile
+    cannot trace one that is defined inside another while types are enforced.)"""
+    ab_t, ab_s = levels[t], levels[s]
+    if not eta:
+        return ddim_step(x_t, eps, ab_t, ab_s)
+    sigma = noise_std = ddim_sigma(ab_t, ab_s, eta)
+    noise = randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype)
+    if sigma_hat:  # DDIM's code and DDPM's add no noise to the finished picture
+        noise_std = sqrt(1 - ab_t / ab_s) if s != end else 0.0
+    return ddim_step(x_t, eps, ab_t, ab_s, sigma=sigma, noise=noise, noise_std=noise_std)
 
 
 def start(x_T: Images, times: Sequence[int], schedule: Schedule) -> tuple[list[int], Images]:

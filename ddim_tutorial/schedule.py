@@ -45,23 +45,23 @@ class Schedule:
     """
 
     alpha_bar: Float[Tensor, " T_plus_1"]
-    _levels: tuple[float, ...] = field(init=False, repr=False)
+    levels: tuple[float, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_alpha_bar(self.alpha_bar)
         # a copy, since the caller's tensor may change later
         object.__setattr__(self, "alpha_bar", self.alpha_bar.clone())
-        object.__setattr__(self, "_levels", tuple(self.alpha_bar.tolist()))
+        object.__setattr__(self, "levels", tuple(self.alpha_bar.tolist()))
 
     @property
     def T(self) -> int:
         """The number of diffusion steps."""
-        return len(self._levels) - 1
+        return len(self.levels) - 1
 
     def level(self, t: Integral) -> float:
         """alpha_bar at ``t``, an int in 0..T, as a Python number: what a loop multiplies with."""
         require_int("t", t, 0, self.T)
-        return self._levels[t]
+        return self.levels[t]
 
     def at(self, t: Times, like: Shaped[Tensor, " B *dims"]) -> Float[Tensor, "..."]:
         """alpha_bar at ``t``, ready to be multiplied with ``like``: the one place of broadcasting.

@@ -19,8 +19,9 @@ from .require import require_int
 from .sampling import Past, Step, ddim_step, start, trajectory, walk
 from .schedule import Schedule
 
-# (schedule, t, s, x_t, eps, past) -> what ddim_step takes in place of eps
-Direction = Callable[[Schedule, int, int, Tensor, Tensor, Past], Tensor]
+Levels = tuple[float, ...]  # alpha_bar at 0..T
+# (levels, t, s, x_t, eps, past) -> what ddim_step takes in place of eps
+Direction = Callable[[Levels, int, int, Tensor, Tensor, Past], Tensor]
 
 
 def dpmpp_2m(
@@ -39,17 +40,17 @@ def dpmpp_2m(
     return _walk_along(_dpmpp_2m, model, x_T, times, schedule)
 
 
-def _dpmpp_2m(schedule: Schedule, t: int, s: int, x_t: Tensor, eps: Tensor, past: Past) -> Tensor:
+def _dpmpp_2m(levels: Levels, t: int, s: int, x_t: Tensor, eps: Tensor, past: Past) -> Tensor:
     if s == 0:
         return eps
-    before, now, after = (_log_snr(schedule.level(time)) for time in (past.t, t, s))
-    x0_hat = predict_x0(x_t, eps, schedule.level(t))
+    before, now, after = (_log_snr(levels[time]) for time in (past.t, t, s))
+    x0_hat = predict_x0(x_t, eps, levels[t])
     D = x0_hat + (after - now) / (2 * (now - before)) * (x0_hat - past.x0_hat)
-    return predict_eps(x_t, D, schedule.level(t))
+    return predict_eps(x_t, D, levels[t])
 
 
 def _log_snr(ab: float) -> float:
-    return math.log(ab) - math.log(1 - ab)
+    return math.log(ab / (1 - ab)) if ab < 1 else math.inf
 
 
 def adams_bashforth(
@@ -71,9 +72,9 @@ def adams_bashforth(
 
 
 def _adams_bashforth(
-    schedule: Schedule, t: int, s: int, x_t: Tensor, eps: Tensor, past: Past
+    levels: Levels, t: int, s: int, x_t: Tensor, eps: Tensor, past: Past
 ) -> Tensor:
-    before, now, after = (math.sqrt(1 / schedule.level(time) - 1) for time in (past.t, t, s))
+    before, now, after = (math.sqrt(1 / levels[time] - 1) for time in (past.t, t, s))
     return eps + (after - now) / (2 * (now - before)) * (eps - past.eps)
 
 
@@ -93,7 +94,7 @@ def gradient_estimation(
 
 
 def _gradient_estimation(
-    gamma: float, schedule: Schedule, t: int, s: int, x_t: Tensor, eps: Tensor, past: Past
+    gamma: float, levels: Levels, t: int, s: int, x_t: Tensor, eps: Tensor, past: Past
 ) -> Tensor:
     return gamma * eps + (1 - gamma) * past.eps
 
@@ -102,15 +103,24 @@ def _walk_along(
     direction: Direction, model: EpsModel, x_T: Images, times: Sequence[int], schedule: Schedule
 ) -> Iterator[Step]:
     grid, state = start(x_T, times, schedule)
+    return walk(model, state, grid, partial(_along, schedule.levels, direction))
 
-    def rule(t: int, s: int, x_t: Tensor, eps: Tensor, past: Past | None) -> tuple[Tensor, Tensor]:
-        ab_t, ab_s = schedule.level(t), schedule.level(s)
-        x_s, x0_hat = ddim_step(x_t, eps, ab_t, ab_s)
-        if past is not None:
-            x_s, _ = ddim_step(x_t, direction(schedule, t, s, x_t, eps, past), ab_t, ab_s)
-        return x_s, x0_hat
 
-    return walk(model, state, grid, rule)
+def _along(
+    levels: Levels,
+    direction: Direction,
+    t: int,
+    s: int,
+    x_t: Tensor,
+    eps: Tensor,
+    past: Past | None,
+) -> tuple[Tensor, Tensor]:
+    """The rule of every solver here: DDIM's step, from the second one on along ``direction``."""
+    x_s, x0_hat = ddim_step(x_t, eps, levels[t], levels[s])
+    if past is not None:
+        along = direction(levels, t, s, x_t, eps, past)
+        x_s, _ = ddim_step(x_t, along, levels[t], levels[s])
+    return x_s, x0_hat
 
 
 SOLVERS: dict[str, Callable[..., Iterator[Step]]] = {
