@@ -1,5 +1,4 @@
-"""DDIM sampling, diffusion inversion and jump prediction, with models small enough for a laptop
-CPU.
+"""DDIM sampling, diffusion inversion and jump prediction, with models for a laptop CPU.
 
 The names below are the core; ``zoo`` (bundled models), ``grids``, ``widgets`` and ``checks`` are
 imported by name.
@@ -20,7 +19,14 @@ from .inversion import (
     round_trip,
 )
 from .noise import generators, randn, slerp
-from .peers import ddim_sampling_parameters, from_scheduler, ldm_buffers, scheduler_times
+from .peers import (
+    ddim_sampling_parameters,
+    from_scheduler,
+    ldm_buffers,
+    scheduler_times,
+    sigma_to_t,
+    t_to_sigma,
+)
 from .predict import (
     EpsModel,
     add_noise,
@@ -74,8 +80,10 @@ __all__ = [
     "scaled_delta",
     "scaled_linear",
     "scheduler_times",
+    "sigma_to_t",
     "slerp",
     "source_delta",
+    "t_to_sigma",
     "times",
     "trajectory",
     "v_from_eps",

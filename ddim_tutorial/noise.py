@@ -1,13 +1,14 @@
-"""Gaussian noise that can be drawn again: one generator per picture, the same on every device and
-in any batch."""
+"""Gaussian noise that can be drawn again: one generator per picture, any device, any batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .require import require_generator
+from .require import require_generator, require_int, require_like
+from .schedule import float64_or_32
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -34,9 +35,15 @@ def randn(
     return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
 
 
-def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per seed, for :func:`randn` and for samplers: seed i makes picture i in any
-    batch."""
+def generators(seeds: Iterable) -> list[torch.Generator]:
+    """One CPU generator per seed, for :func:`randn` and samplers: seed i makes picture i anywhere.
+
+    seeds: whole numbers of any kind, as a list, a range, an array or a tensor.
+    """
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str):
+        raise TypeError(f"seeds={seeds!r}: pass whole numbers, one per picture, such as range(4)")
+    seeds = seeds.tolist() if isinstance(seeds, Tensor) else seeds
+    seeds = [require_int("a seed", seed, -(2**63), 2**64 - 1) for seed in seeds]
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
@@ -52,7 +59,9 @@ def slerp(
     nearly do, the norm stays; lerp's shrinks to 1/sqrt(2) in the middle. Parallel a and b (theta =
     0 or pi) are joined by a straight line.
     """
-    cosine = torch.cosine_similarity(a.flatten(1).double(), b.flatten(1).double())
+    require_like("b", b, a)
+    weight = float(weight) if isinstance(weight, Real) else weight
+    cosine = torch.cosine_similarity(float64_or_32(a.flatten(1)), float64_or_32(b.flatten(1)))
     theta = cosine.clamp(-1, 1).acos().to(a.dtype).view(-1, *[1] * (a.dim() - 1))
     curved = (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
     return torch.where(theta.sin() < 1e-6, torch.lerp(a, b, weight), curved)

@@ -2,7 +2,7 @@
 what was seen and what to do. The formulas then come first in every other file."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Real
 from typing import Any
@@ -10,19 +10,60 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LEAST_SIGNAL = 1e-12  # alpha_bar_T at least: the reason stands with Schedule
 
-def require_int(name: str, value: Any, low: int, high: int | float = math.inf) -> None:
-    """Raise TypeError or ValueError unless ``value`` is a whole number in low..high."""
+
+def require_int(name: str, value: Any, low: int, high: int | float = math.inf) -> int:
+    """``value`` as an int; TypeError or ValueError unless it is a whole number in low..high."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, Tensor):
         raise TypeError(
             f"{name}={value!r} is a {type(value).__name__}: pass a Python int in {low}..{high}"
         )
     if not low <= value <= high:
         raise ValueError(f"{name}={value} is out of range: pass an int in {low}..{high}")
+    return int(value)
+
+
+def require_time(t: Any, T: int, x_t: Tensor, low: int = 1) -> int | Tensor:
+    """``t`` as an int, or as a (B,) tensor on x_t's device: one time for each image.
+
+    A number, a sequence and an array are looked at: low..T. A tensor is not, as that would wait for
+    its device.
+    """
+    if isinstance(t, Tensor):
+        if t.is_floating_point() or t.dtype == torch.bool or t.shape != x_t.shape[:1]:
+            raise TypeError(
+                f"t is {t.dtype} of shape {tuple(t.shape)}: pass an int, or integers of shape "
+                f"{tuple(x_t.shape[:1])}, one for each image"
+            )
+        return t.to(x_t.device)
+    if isinstance(t, str) or not hasattr(t, "__len__") or getattr(t, "ndim", 1) == 0:
+        return require_int("t", t, low, T)
+    times = [require_int("an entry of t", each, low, T) for each in t]
+    if len(times) != len(x_t):
+        raise ValueError(f"t has {len(times)} entries, wanted {len(x_t)}: pass one for each image")
+    return torch.tensor(times, device=x_t.device)
+
+
+def require_level(name: str, ab: Any) -> float | Tensor:
+    """alpha_bar as a float in 0..1, or as the tensor that ``Schedule.at`` makes."""
+    if isinstance(ab, Tensor) or (type(ab) is float and 0 <= ab <= 1):
+        return ab
+    if not isinstance(ab, Real) or isinstance(ab, bool):
+        raise TypeError(
+            f"{name} is a {type(ab).__name__}: pass a number in 0..1, or a tensor of Schedule.at"
+        )
+    if not 0 <= ab <= 1:
+        raise ValueError(f"{name}={ab} is no alpha_bar: pass a number in 0..1")
+    return float(ab)
 
 
 def require_alpha_bar(ab: Tensor) -> None:
-    """Refuse what is no (T+1,) float64 tensor on the CPU that falls strictly from 1 to above 0."""
+    """Refuse what is no (T+1,) float64 tensor on the CPU that falls strictly from 1 to >= 1e-12."""
+    if not isinstance(ab, Tensor):
+        raise TypeError(
+            f"alpha_bar is a {type(ab).__name__}: pass a (T+1,) float64 tensor on the CPU"
+        )
     if ab.dtype != torch.float64 or ab.device.type != "cpu" or ab.dim() != 1:
         raise TypeError(
             f"alpha_bar is {ab.dtype} of shape {tuple(ab.shape)} on {ab.device}: "
@@ -43,16 +84,21 @@ def require_alpha_bar(ab: Tensor) -> None:
             f"alpha_bar[{t}]={ab[t]:.6g} after alpha_bar[{t - 1}]={ab[t - 1]:.6g}: "
             "alpha_bar must decrease strictly (every beta in (0, 1))"
         )
-    if ab[-1] <= 0:
+    if ab[-1] < LEAST_SIGNAL:
         raise ValueError(
-            f"alpha_bar[T]={ab[-1]:.6g}: with no signal left eps says nothing about x_0 "
-            "(zero terminal SNR); end the schedule at alpha_bar[T] > 0"
+            f"alpha_bar[T]={ab[-1]:.6g}: with no signal left eps says nothing about x_0 (zero"
+            f" terminal SNR); end the schedule at alpha_bar[T] >= {LEAST_SIGNAL:.0e}, such as"
+            " Schedule(alpha_bar[:-1])"
         )
 
 
 def require_times(times: Sequence[int], T: int) -> list[int]:
-    """``times`` as a list, after refusing anything but at least two ints in 0..T in strictly one
-    direction."""
+    """``times`` as a list of at least two ints in 0..T that go strictly in one direction."""
+    if not isinstance(times, Iterable) or isinstance(times, str):
+        raise TypeError(
+            f"times={times!r} is a {type(times).__name__}: pass a list of ints, such as"
+            f" times({T}, 50)"
+        )
     grid = list(times)
     if len(grid) < 2:
         raise ValueError(f"times={grid} makes no step: pass at least two, such as times({T}, 50)")
@@ -65,6 +111,18 @@ def require_times(times: Sequence[int], T: int) -> list[int]:
             " invert)"
         )
     return [int(t) for t in grid]
+
+
+def require_sigma(sigma: Any, ab_s: float | Tensor) -> float | Tensor:
+    """A step's sigma, refused where it leaves no real direction: sigma^2 <= 1 - ab_s."""
+    if isinstance(sigma, Tensor) or isinstance(ab_s, Tensor) or sigma == 0.0:
+        return sigma
+    if not isinstance(sigma, Real) or not 0 <= sigma**2 <= 1 - ab_s:
+        raise ValueError(
+            f"sigma={sigma!r} with ab_s={ab_s}: pass a number with sigma^2 <= 1 - ab_s"
+            f" = {1 - ab_s:.4g}"
+        )
+    return float(sigma)
 
 
 def require_eta(grid: list[int], alpha_bar: Tensor, eta: float, sigma_hat: bool) -> None:
@@ -84,7 +142,7 @@ def require_eta(grid: list[int], alpha_bar: Tensor, eta: float, sigma_hat: bool)
         for t, s in pairwise(grid):
             ab_t, ab_s = alpha_bar[t], alpha_bar[s]
             largest = ((1 - ab_t) / (1 - ab_t / ab_s)).sqrt()  # sigma^2 = 1 - ab_s, DDIM Eq. 16
-            if eta > largest * (1 + 1e-12):
+            if eta > largest:
                 raise ValueError(
                     f"eta={eta} from t={t} to s={s}: sigma^2 exceeds 1 - alpha_bar_s: no real "
                     f"direction is left; this step allows eta <= {largest:.4f}"
@@ -92,8 +150,10 @@ def require_eta(grid: list[int], alpha_bar: Tensor, eta: float, sigma_hat: bool)
 
 
 def require_images(name: str, x: Tensor) -> None:
-    """Refuse what is not a batch of floating-point numbers, or holds NaN or infinity (not looked at
-    on meta tensors and under torch.compile, where there are no values to look at)."""
+    """Refuse what is not a batch of floating-point numbers, or holds NaN or infinity.
+
+    Values are not looked at on meta tensors and under torch.compile, where there are none.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         seen = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
@@ -109,17 +169,21 @@ def require_images(name: str, x: Tensor) -> None:
 
 
 def require_like(name: str, y: Tensor, x: Tensor) -> None:
-    """Refuse ``y`` unless it holds floats, in the shape and on the device of ``x``: broadcasting
-    hides mistakes."""
+    """Refuse ``y`` unless it holds floats, in the shape and on the device of the state ``x``.
+
+    Broadcasting hides mistakes.
+    """
     if not isinstance(y, Tensor) or not y.is_floating_point():
-        hint = (
-            "; a diffusers network is wrapped by pixel.eps_model(network)"
-            if "model" in name
-            else ""
-        )
-        raise TypeError(
-            f"{name} is {getattr(y, 'dtype', type(y))}, wanted a tensor of floats{hint}"
-        )
+        seen = y.dtype if isinstance(y, Tensor) else type(y)
+        hint = ""
+        if "model" in name:
+            hint = (
+                "; a network of diffusers or guided-diffusion counts time from 0 and is wrapped by"
+                " pixel.eps_model(network), which asks it at t - 1"
+            )
+        raise TypeError(f"{name} is {seen}, wanted a tensor of floats{hint}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a tensor and the state a {type(x).__name__}, wanted tensors")
     if y.shape != x.shape:
         hint = (
             "; a learned-variance network is wrapped by eps_model(.., learned_variance=True)"

@@ -1,5 +1,4 @@
-r"""DDIM sampling (Song et al. 2021, arXiv:2010.02502): jump to the clean image, then re-noise to an
-earlier time.
+r"""DDIM sampling (Song et al. 2021, arXiv:2010.02502): jump to the clean image, then re-noise.
 
 A step takes a pair of times: from t to s. ``trajectory`` is the loop, a generator of :class:`Step`;
 ``sample`` runs it to the end. The loop reads nothing back from the device; values are looked at
@@ -14,14 +13,21 @@ import torch
 from torch import Tensor
 
 from .noise import Generators, randn
-from .predict import EpsModel, Images, Scalars, predict_x0, predicted_eps
-from .require import require_eta, require_generator, require_images, require_like, require_times
+from .predict import EpsModel, Images, Level, plus_, predict_x0, predicted_eps, sqrt
+from .require import (
+    require_eta,
+    require_generator,
+    require_images,
+    require_level,
+    require_like,
+    require_sigma,
+    require_times,
+)
 from .schedule import Schedule
 
 
 class Step(NamedTuple):
-    """One step from t to s: the state before, the model's eps and jump prediction there, the state
-    after."""
+    """One step from t to s: the state before, the model's eps and jump there, the state after."""
 
     t: int
     s: int
@@ -31,37 +37,45 @@ class Step(NamedTuple):
     x_s: Tensor
 
 
-def ddim_sigma(ab_t: Scalars, ab_s: Scalars, eta: float) -> Scalars:
-    r""":math:`\sigma = \eta \sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}} \sqrt{1 -
-    \frac{\bar\alpha_t}{\bar\alpha_s}}` (DDIM Eq. 16), for s < t. eta = 0: deterministic; eta = 1:
-    DDPM's posterior."""
-    return eta * ((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s)).sqrt()
+def ddim_sigma(ab_t: Level, ab_s: Level, eta: float) -> Level:
+    r"""The noise of a step down from t to s (DDIM Eq. 16):
+    :math:`\eta \sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}}
+    \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}`.
+
+    eta = 0: deterministic; eta = 1: DDPM's posterior.
+    """
+    ab_t, ab_s = require_level("ab_t", ab_t), require_level("ab_s", ab_s)
+    return eta * sqrt((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s))
 
 
 def ddim_step(
     x_t: Images,
     eps: Images,
-    ab_t: Scalars,
-    ab_s: Scalars,
+    ab_t: Level,
+    ab_s: Level,
     *,
-    sigma: Scalars | float = 0.0,
+    sigma: Level = 0.0,
     noise: Tensor | None = None,
-    noise_std: Scalars | float | None = None,
+    noise_std: Level | None = None,
 ) -> tuple[Images, Images]:
-    r"""One step from t to s (DDIM Eq. 12): (x_s, x0_hat), both (B, *dims).
+    r"""One step from t to s (DDIM Eq. 12): (x_s, x0_hat), both like x_t.
 
-    .. math:: x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\,\epsilon + \sigma_{noise}\,z
+    .. math:: x_s = \sqrt{\bar\alpha_s}\,\hat x_0
+        + \sqrt{1-\bar\alpha_s-\sigma^2}\,\epsilon + \sigma_{noise}\,z
 
-    x_t, eps: (B, *dims); ab_t, ab_s: from ``Schedule.at`` (s < t denoises, s > t inverts); sigma:
-    shapes the direction;
-    noise: z ~ N(0, I) like x_t; noise_std: its size, ``sigma`` if None. sigma-hat (DDIM sec. 5) is
-    sigma = ddim_sigma(.., 1) with noise_std = sqrt(1 - ab_t / ab_s).
+    x_t, eps: (B, *dims). ab_t, ab_s: numbers (``Schedule.level``) or values of ``Schedule.at``;
+    s < t denoises, s > t inverts. sigma: shapes the direction. noise: z ~ N(0, I) like x_t.
+    noise_std: its size, ``sigma`` if None. sigma-hat (DDIM sec. 5) is sigma = ddim_sigma(.., 1)
+    with noise_std = sqrt(1 - ab_t / ab_s). Raises ValueError where sigma^2 exceeds 1 - ab_s.
     """
     x0_hat = predict_x0(x_t, eps, ab_t)
-    x_s = ab_s.sqrt() * x0_hat + (1 - ab_s - sigma**2).sqrt() * eps
+    ab_s = require_level("ab_s", ab_s)
+    x_s = plus_(sqrt(ab_s) * x0_hat, sqrt(1 - ab_s - require_sigma(sigma, ab_s) ** 2), eps)
     if noise is not None:
         require_like("noise", noise, x_t)
         x_s = x_s + (sigma if noise_std is None else noise_std) * noise
+    if x_s.dtype != x_t.dtype:  # an eps in float64, of a network that predicts v or x_0
+        return x_s.to(x_t.dtype), x0_hat.to(x_t.dtype)
     return x_s, x0_hat
 
 
@@ -75,17 +89,17 @@ def trajectory(
     sigma_hat: bool = False,
     generator: Generators = None,
 ) -> Iterator[Step]:
-    """Walk ``times`` from x_T and yield every :class:`Step`; memory does not grow, the caller may
-    stop at any step.
+    """Walk ``times`` from x_T and yield every :class:`Step`; memory does not grow, any may be last.
 
     x_T: (B, *dims), N(0, I) at times[0]. The state is float32 or more precise whatever the network
     computes in.
-    times: decreasing to sample; increasing (with eta = 0) to invert, eps then being asked at max(t,
-    1).
-    eta: 0 (DDIM) to 1 (DDPM), DDIM Eq. 16. sigma_hat (with eta=1): DDPM's larger variance in the
-    injected noise, none in the last step. generator: one, or one per image (see
-    :func:`ddim_tutorial.noise.randn`). Gradients are kept only if x_T requires them. Bad arguments
-    raise here, not at the first step.
+    times: decreasing to sample; increasing (with eta = 0) to invert, eps then being asked at
+    max(t, 1).
+    eta: 0 (DDIM) to 1 (DDPM), DDIM Eq. 16.
+    sigma_hat: with eta = 1, DDPM's larger variance in the injected noise, none in the last step.
+    generator: one, or one per image (see :func:`ddim_tutorial.noise.randn`).
+
+    Gradients are kept only if x_T requires them. Bad arguments raise here, not at the first step.
     """
     require_images("x_T", x_T)
     grid = require_times(times, schedule.T)
@@ -105,25 +119,24 @@ def _walk(
     generator: Generators,
 ) -> Iterator[Step]:
     asked_at = torch.tensor([max(t, 1) for t in grid], device=x_t.device)
+    levels = [schedule.level(t) for t in grid]
     with_grad = x_t.requires_grad and torch.is_grad_enabled()
     for i, (t, s) in enumerate(pairwise(grid)):
         with torch.set_grad_enabled(with_grad):
-            ab_t, ab_s = schedule.at(t, x_t), schedule.at(s, x_t)
+            ab_t, ab_s = levels[i], levels[i + 1]
             eps = predicted_eps(model, x_t, asked_at[i].expand(len(x_t)))
             if eta:
-                sigma, z = (
-                    ddim_sigma(ab_t, ab_s, eta),
-                    randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype),
-                )
+                sigma = ddim_sigma(ab_t, ab_s, eta)
+                z = randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype)
                 noise_std = sigma
                 if sigma_hat:  # DDIM's code and DDPM's add no noise to the finished picture
-                    noise_std = (1 - ab_t / ab_s).sqrt() if i + 2 < len(grid) else 0.0
+                    noise_std = sqrt(1 - ab_t / ab_s) if i + 2 < len(grid) else 0.0
                 x_s, x0_hat = ddim_step(
                     x_t, eps, ab_t, ab_s, sigma=sigma, noise=z, noise_std=noise_std
                 )
             else:
                 x_s, x0_hat = ddim_step(x_t, eps, ab_t, ab_s)
-        yield Step(t, s, x_t, eps, x0_hat, x_s)
+        yield Step(t, s, x_t, eps.to(x_t.dtype), x0_hat, x_s)
         x_t = x_s
 
 
@@ -137,8 +150,10 @@ def sample(
     sigma_hat: bool = False,
     generator: Generators = None,
 ) -> Images:
-    """The state at times[-1]; arguments as for :func:`trajectory`. A result with NaN or infinity
-    raises ValueError."""
+    """The state at times[-1]; arguments as for :func:`trajectory`.
+
+    Raises ValueError for a result with NaN or infinity.
+    """
     for step in trajectory(
         model, x_T, times, schedule, eta=eta, sigma_hat=sigma_hat, generator=generator
     ):

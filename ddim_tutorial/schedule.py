@@ -1,5 +1,4 @@
-r"""Noise schedules and time grids: how much signal is left at time t, and which times a sampler
-visits.
+r"""Noise schedules and time grids: how much signal is left at time t, and which times to visit.
 
 ``Schedule.alpha_bar[t]`` is :math:`\bar\alpha_t` for t = 0..T, with :math:`\bar\alpha_0 = 1`: x_0
 has index 0, as in the DDIM paper (Song et al. 2021, arXiv:2010.02502, where the same number is
@@ -8,77 +7,91 @@ translates.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from .require import require_alpha_bar, require_int
+from .require import require_alpha_bar, require_int, require_time
 
-SPACINGS = ("trailing", "leading", "linspace", "quadratic")
+Times = Integral | Sequence[Integral] | np.ndarray | Int[Tensor, " B"]  # one, or one an image
+
+SPACINGS = ("trailing", "leading", "linspace", "quadratic", "ldm", "ldm-quad")
+NO_FLOAT64 = {"mps"}  # the kinds of device that have no float64: Apple's GPU
+
+
+def float64_or_32(x: Tensor) -> Tensor:
+    """``x`` in float64, or in float32 where its device has no float64."""
+    return x.to(torch.float32 if x.device.type in NO_FLOAT64 else torch.float64)
+
+
+def on_float64_device(x: Tensor) -> Tensor:
+    """``x`` on a device that has float64: its own, or else the CPU."""
+    return x.cpu() if x.device.type in NO_FLOAT64 else x
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    r"""The variance-preserving schedule :math:`x_t = \sqrt{\bar\alpha_t}\,x_0 +
-    \sqrt{1-\bar\alpha_t}\,\epsilon`.
+    r"""The variance-preserving schedule
+    :math:`x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon`.
 
     alpha_bar: (T+1,) float64 on the CPU, strictly decreasing from ``alpha_bar[0] == 1`` to
-    ``alpha_bar[T] > 0``. float64 because 1 - alpha_bar[1] is about 1e-4: a float32 alpha_bar is off
-    by 1e-4 relative there.
+    ``alpha_bar[T] >= 1e-12``. float64 because 1 - alpha_bar[1] is about 1e-4: a float32 alpha_bar
+    is off by 1e-4 relative there. The bound because a jump divides the rounding of a float32 eps,
+    6e-8, by sqrt(alpha_bar): at 1e-12 that is an error of 6 %, below it the jump says nothing.
     """
 
     alpha_bar: Float[Tensor, " T_plus_1"]
+    _levels: tuple[float, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         require_alpha_bar(self.alpha_bar)
-        object.__setattr__(
-            self, "alpha_bar", self.alpha_bar.clone()
-        )  # the caller's tensor may change later
+        # a copy, since the caller's tensor may change later
+        object.__setattr__(self, "alpha_bar", self.alpha_bar.clone())
+        object.__setattr__(self, "_levels", tuple(self.alpha_bar.tolist()))
 
     @property
     def T(self) -> int:
         """The number of diffusion steps."""
-        return len(self.alpha_bar) - 1
+        return len(self._levels) - 1
 
-    def at(
-        self, t: int | Int[Tensor, " B"], like: Shaped[Tensor, " B *dims"]
-    ) -> Float[Tensor, "..."]:
-        """alpha_bar at ``t``, ready to be multiplied with ``like``: the one place where times are
-        broadcast.
-
-        t: int in 0..T -> a 0-dim float64 CPU tensor (torch treats it as a number: no device copy,
-        no host read).
-        t: (B,) integer tensor -> (B, 1, .., 1) on like's device, in like's precision but at least
-        float32; its values are not range-checked, because that would read from the device.
-        """
-        if isinstance(t, Tensor):
-            if t.is_floating_point() or t.dtype == torch.bool or t.shape != like.shape[:1]:
-                raise TypeError(
-                    f"t is {t.dtype} of shape {tuple(t.shape)}: pass an int, or integers of shape "
-                    f"{tuple(like.shape[:1])}, one for each image"
-                )
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            return (
-                self.alpha_bar.to(like.device)[t.long()].to(dtype).view(-1, *[1] * (like.dim() - 1))
-            )
+    def level(self, t: Integral) -> float:
+        """alpha_bar at ``t``, an int in 0..T, as a Python number: what a loop multiplies with."""
         require_int("t", t, 0, self.T)
-        return self.alpha_bar[t].clone()
+        return self._levels[t]
+
+    def at(self, t: Times, like: Shaped[Tensor, " B *dims"]) -> Float[Tensor, "..."]:
+        """alpha_bar at ``t``, ready to be multiplied with ``like``: the one place of broadcasting.
+
+        t: an int in 0..T -> a 0-dim float64 CPU tensor (torch treats it as a number: no device
+        copy, no host read).
+        t: B of them -> (B, 1, .., 1) on like's device, in like's precision but at least float32.
+        The values of a tensor are not range-checked, because that would read from its device.
+        """
+        t = require_time(t, self.T, like, low=0)
+        if not isinstance(t, Tensor):
+            return self.alpha_bar[t].clone()
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        levels = self.alpha_bar.to(dtype).to(like.device)  # in this order: not all have float64
+        return levels[t.long()].view(-1, *[1] * (like.dim() - 1))
 
 
 def time_batch(t: int | Int[Tensor, " B"], like: Shaped[Tensor, " B *dims"]) -> Int[Tensor, " B"]:
     """``t`` as the (B,) integer tensor that a network takes, on like's device."""
-    return (
-        t
-        if isinstance(t, Tensor)
-        else torch.full((len(like),), t, dtype=torch.long, device=like.device)
-    )
+    if isinstance(t, Tensor):
+        return t
+    return torch.full((len(like),), t, dtype=torch.long, device=like.device)
 
 
 def from_betas(betas: Float[Tensor, " T"]) -> Schedule:
-    """alpha_bar_t = prod_{i<=t} (1 - beta_i), betas: (T,), each in (0, 1) (DDPM, arXiv:2006.11239,
-    sec. 2)."""
+    """alpha_bar_t = prod_{i<=t} (1 - beta_i) (DDPM, arXiv:2006.11239, sec. 2).
+
+    betas: (T,), each in (0, 1).
+    """
     if not bool(((betas > 0) & (betas < 1)).all()):
         raise ValueError(
             f"beta in [{betas.min():.4g}, {betas.max():.4g}]: every beta must lie in (0, 1)"
@@ -87,16 +100,17 @@ def from_betas(betas: Float[Tensor, " T"]) -> Schedule:
     return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar]))
 
 
-def linear(T: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Schedule:
+def linear(T: Integral = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Schedule:
     """beta rises linearly from beta_first to beta_last (DDPM, arXiv:2006.11239, sec. 4). T >= 1."""
-    require_int("T", T, 1)
+    T = require_int("T", T, 1)
     return from_betas(torch.linspace(beta_first, beta_last, T, dtype=torch.float64))
 
 
-def scaled_linear(T: int = 1000, beta_first: float = 0.00085, beta_last: float = 0.012) -> Schedule:
-    """sqrt(beta) rises linearly: latent diffusion's and Stable Diffusion's schedule
-    (arXiv:2112.10752). T >= 1."""
-    require_int("T", T, 1)
+def scaled_linear(
+    T: Integral = 1000, beta_first: float = 0.00085, beta_last: float = 0.012
+) -> Schedule:
+    """sqrt(beta) rises linearly, as in latent and Stable Diffusion (arXiv:2112.10752). T >= 1."""
+    T = require_int("T", T, 1)
     if not (beta_first > 0 and beta_last > 0):
         raise ValueError(
             f"beta_first={beta_first}, beta_last={beta_last}: every beta must lie in (0, 1)"
@@ -104,31 +118,36 @@ def scaled_linear(T: int = 1000, beta_first: float = 0.00085, beta_last: float =
     return from_betas(torch.linspace(beta_first**0.5, beta_last**0.5, T, dtype=torch.float64) ** 2)
 
 
-def cosine(T: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Schedule:
+def cosine(T: Integral = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Schedule:
     r""":math:`\bar\alpha(u) \propto \cos^2(\frac{\pi}{2}\frac{u+\text{offset}}{1+\text{offset}})`,
-    u = t/T, with every beta cut at beta_max (Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17). T
-    >= 1."""
-    require_int("T", T, 1)
+    u = t/T, with every beta cut at beta_max (Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17).
+    T >= 1."""
+    T = require_int("T", T, 1)
     u = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((u + offset) / (1 + offset) * math.pi / 2) ** 2
     return from_betas((1 - f[1:] / f[:-1]).clamp(max=beta_max))
 
 
-def times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
+def times(T: Integral, steps: Integral, spacing: str = "trailing") -> list[int]:
     """The times that a sampler visits: steps + 1 distinct ints, decreasing, the last one 0.
 
-    trailing   starts at T: round(T i / steps). The default: the first state really is as noisy
-               as x_T should be.
-    leading    1 + i (T // steps): diffusers' default. It starts below T although x_T is drawn as
-               if at T.
+    trailing   starts at T: round(T i / steps). The default: the first state really is as noisy as
+               x_T should be.
+    leading    1 + i (T // steps): diffusers' DDIM, DDPM and PNDM. It starts below T although x_T
+               is drawn as if at T.
     linspace   evenly from T to 1, then 0.
     quadratic  max(i, round(T (i / steps)^2)): small steps near the clean image (DDIM, App. D.2).
-    The first three are diffusers' ``timestep_spacing`` (arXiv:2305.08891, table 2) plus one, but
-    for rounding where T / steps is no whole number, and for one step of linspace (T, not 1). 1 <=
-    steps <= T.
+    ldm        2 + i (T // steps), all that are below T, then 1: latent diffusion's "uniform". It
+               ends at 1, and has steps of its own number: 31 for steps = 30.
+    ldm-quad   2 + floor of even spacing in the square root up to .8 T, then 1: its "quad".
+
+    1 <= steps <= T. The first three are diffusers' ``timestep_spacing`` (arXiv:2305.08891, table 2)
+    plus one, but for rounding where T / steps is no whole number, and for one step of linspace (T,
+    not 1). The last two are ``make_ddim_timesteps`` plus one; a time that its "quad" walks twice
+    stands once, as a step from t to t changes nothing.
     """
-    require_int("T", T, 1)
-    require_int("steps", steps, 1, T)
+    T = require_int("T", T, 1)
+    steps = require_int("steps", steps, 1, T)
     up = range(1, steps + 1)
     if spacing == "trailing":
         grid = [round(T * i / steps) for i in up]
@@ -138,6 +157,23 @@ def times(T: int, steps: int, spacing: str = "trailing") -> list[int]:
         grid = [1 + round((T - 1) * (i - 1) / (steps - 1)) for i in up] if steps > 1 else [T]
     elif spacing == "quadratic":
         grid = [max(i, round(T * (i / steps) ** 2)) for i in up]
+    elif spacing in ("ldm", "ldm-quad"):
+        return _ldm_times(T, steps, spacing)
     else:
         raise ValueError(f"spacing={spacing!r} is not known: pass one of {', '.join(SPACINGS)}")
     return [*reversed(grid), 0]
+
+
+def _ldm_times(T: int, steps: int, spacing: str) -> list[int]:
+    """Latent diffusion's ``make_ddim_timesteps`` plus one, decreasing, and its end at t = 1."""
+    if spacing == "ldm":
+        grid = [2 + i for i in range(0, T, T // steps)]
+    else:
+        root = np.linspace(0, np.sqrt(T * 0.8), steps)  # as there, to the last bit
+        grid = sorted({2 + int(square) for square in root**2})
+    if grid[-1] > T:
+        raise ValueError(
+            f"spacing={spacing!r} with steps={steps} starts at t={grid[-1]}, above T={T}, and so"
+            " does latent diffusion, which fails there: pass another number of steps"
+        )
+    return [*reversed(grid), 1]

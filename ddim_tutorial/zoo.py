@@ -91,9 +91,8 @@ class Bundle:
 
     def conditional(self, labels: Labels) -> EpsModel:
         """The model for ``labels``: (B,) int or one int for all; None is the null class."""
-        return eps_model(
-            self.unet, labels=labels.to(self.device) if isinstance(labels, Tensor) else labels
-        )
+        labels = labels.to(self.device) if isinstance(labels, Tensor) else labels
+        return eps_model(self.unet, labels=labels, null_class=_null_class(self.card))
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -222,7 +221,7 @@ def load(
     unet = _module(folder / UNET, _unet, device, dtype)
     return Bundle(
         unet=unet,
-        model=eps_model(unet),
+        model=eps_model(unet, null_class=_null_class(common["card"])),
         schedule=_schedule(folder),
         shape=_shape(unet.config),
         sha256=_sha256(folder / UNET),
@@ -525,6 +524,11 @@ def _tokenizer(folder: Path, text: Any) -> Any:
             f" {longest}; {_AGAIN}"
         )
     return tokenizer
+
+
+def _null_class(card: dict[str, Any]) -> int | None:
+    """The class after those that the card names, or None where it names none."""
+    return len(card["classes"]) if "classes" in card else None
 
 
 def _module(

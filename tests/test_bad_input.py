@@ -111,14 +111,14 @@ CASES = {
     "steps fractional": (lambda: times(1000, 2.5), TypeError, r"\bsteps=2\.5\b"),
     "steps beyond T": (lambda: times(1000, 1001), ValueError, r"\bsteps=1001\b.*1000"),
     "steps of a scheduler": (
-        lambda: scheduler_times(DDIMScheduler(), 1001),
+        lambda: scheduler_times(DDIMScheduler(clip_sample=False), 1001),
         ValueError,
         r"\bsteps=1001\b",
     ),
     "a scheduler that makes no step": (
-        lambda: scheduler_times(DDIMScheduler(set_alpha_to_one=False), 1),
+        lambda: scheduler_times(DDIMScheduler(set_alpha_to_one=False, clip_sample=False), 1),
         ValueError,
-        "DDIMScheduler with 1 steps walks no decreasing grid",
+        "DDIMScheduler with 1 steps walks no decreasing grid.*no step is left",
     ),
     "a scheduler that starts above T": (
         lambda: scheduler_times(FlowMatchEulerDiscreteScheduler(), 10),
@@ -390,7 +390,7 @@ CASES = {
         r"alpha_bar.*\(1, 2\)",
     ),
     "zero terminal SNR": (
-        lambda: from_scheduler(DDIMScheduler(rescale_betas_zero_snr=True)),
+        lambda: from_scheduler(DDIMScheduler(rescale_betas_zero_snr=True, clip_sample=False)),
         ValueError,
         "terminal SNR",
     ),
@@ -399,6 +399,56 @@ CASES = {
         TypeError,
         "KarrasVeScheduler.*alphas_cumprod",
     ),
+    # arrays and numbers
+    "times of another number": (
+        lambda: jump(MODEL, X, np.array([10, 20, 30]), SCHEDULE),
+        ValueError,
+        r"t has 3 entries, wanted 2",
+    ),
+    "a time of an array beyond T": (
+        lambda: jump(MODEL, X, np.array([10, 2000]), SCHEDULE),
+        ValueError,
+        r"an entry of t=2000",
+    ),
+    "times that are fractions": (
+        lambda: SCHEDULE.at(np.array([1.0, 2.0]), X),
+        TypeError,
+        r"an entry of t=.*1\.0",
+    ),
+    "t as text": (lambda: jump(MODEL, X, "10", SCHEDULE), TypeError, r"t='10' is a str"),
+    "a grid that is a number": (lambda: walk(grid=50), TypeError, "times=50 is a int.*50"),
+    "no grid": (lambda: walk(grid=None), TypeError, "times=None is a NoneType"),
+    "one seed": (lambda: generators(5), TypeError, "seeds=5: pass whole numbers"),
+    "fractional seeds": (lambda: generators([0.5]), TypeError, r"a seed=0\.5"),
+    "an alpha_bar above one": (lambda: add_noise(X, X, 1.5), ValueError, r"ab_t=1\.5"),
+    "an alpha_bar that is nan": (lambda: predict_x0(X, X, math.nan), ValueError, "ab_t=nan"),
+    "an alpha_bar as an array": (
+        lambda: predict_eps(X, X, np.array([0.5, 0.5])),
+        TypeError,
+        "ab_t is a ndarray: pass a number",
+    ),
+    "no alpha_bar": (lambda: eps_from_v(X, X, None), TypeError, "ab_t is a NoneType"),
+    "a step with alpha_bar as text": (
+        lambda: ddim_step(X, X, 0.5, "0.9"),
+        TypeError,
+        "ab_s is a str",
+    ),
+    "sigma too large": (
+        lambda: ddim_step(X, X, 0.5, 0.75, sigma=0.6, noise=X),
+        ValueError,
+        r"sigma=0\.6 with ab_s=0\.75",
+    ),
+    "pictures as arrays": (
+        lambda: add_noise(X.numpy(), X.numpy(), 0.5),
+        TypeError,
+        "eps is <class 'numpy.ndarray'>, wanted a tensor",
+    ),
+    "a state that is an array": (
+        lambda: add_noise(X.numpy(), X, 0.5),
+        TypeError,
+        "the state a ndarray, wanted tensors",
+    ),
+    "alpha_bar a list": (lambda: Schedule([1.0, 0.5]), TypeError, "alpha_bar is a list: pass a"),
     # inversion
     "eps_time misspelt": (
         lambda: invert(MODEL, X, GRID, SCHEDULE, eps_time="taget"),

@@ -12,6 +12,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from ddim_tutorial import (
     analytic,
+    eps_from_v,
     from_scheduler,
     invert,
     invert_fixed_point,
@@ -22,6 +23,7 @@ from ddim_tutorial import (
     scheduler_times,
     times,
     trajectory,
+    v_from_eps,
 )
 from parts import relative, tiny_unet
 
@@ -123,6 +125,30 @@ def test_parity_with_diffusers_inverse_scheduler(steps, flags, device):
         lambda x, t: unet(x, t - 1).sample, x_0, scheduler_times(forward, steps), schedule
     )
     assert relative(ours.x_T, theirs) <= 1e-6
+
+
+def test_a_network_of_v_is_inverted_unlike_there_and_nearer_to_the_exact_inverse(device):
+    config = dict(clip_sample=False, timestep_spacing="trailing", prediction_type="v_prediction")
+    forward, inverse = DDIMScheduler(**config), DDIMInverseScheduler(**config)
+    schedule, x_0 = from_scheduler(forward), images(device, 64, 8)
+    exact_eps = analytic.gaussian(MEAN, STD, schedule)
+
+    def v(x_t, t):
+        return v_from_eps(x_t, exact_eps(x_t, t), schedule.at(t, x_t))
+
+    def model(x_t, t):
+        return eps_from_v(x_t, v(x_t, t), schedule.at(t, x_t))
+
+    inverse.set_timesteps(50)
+    theirs = x_0
+    for timestep in inverse.timesteps:
+        t = torch.full((len(x_0),), int(timestep) + 1, device=device)
+        theirs = inverse.step(v(theirs, t), timestep, theirs).prev_sample
+    grid = scheduler_times(forward, 50)
+    ours = invert(model, x_0, grid, schedule).x_T
+    exact = TIGHT(model, x_0, grid, schedule).x_T
+    assert 0.05 <= relative(ours, theirs) <= 0.07
+    assert relative(ours, exact) <= 0.04 and 0.06 <= relative(theirs, exact) <= 0.08
 
 
 @pytest.mark.parametrize("N", [10, 50, 200])

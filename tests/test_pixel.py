@@ -1,5 +1,7 @@
 """The adapter for pixel networks: time index, labels, learned variance, precision."""
 
+import warnings
+
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
@@ -9,6 +11,8 @@ from ddim_tutorial.guidance import cfg, cfg_batched
 from ddim_tutorial.peers import from_scheduler, scheduler_times
 from ddim_tutorial.pixel import conditional, eps_model
 from ddim_tutorial.sampling import sample
+from ddim_tutorial.schedule import linear
+from parts import relative
 
 
 class Echo(nn.Module):
@@ -84,6 +88,7 @@ def test_labels_one_for_all_one_each_and_none():
     assert eps_model(Echo(1))(x_t, t)[:, 0, 0, 0].tolist() == [0, 0]
 
 
+@pytest.mark.filterwarnings("ignore:labels=None")
 def test_no_label_is_the_last_class_of_a_conditional_unet():
     net, x_t, t = unet(classes=4), torch.randn(2, 1, 8, 8), torch.tensor([7, 300])
     direct = net(x_t, t - 1, torch.tensor([3, 3])).sample
@@ -132,7 +137,7 @@ def test_the_network_computes_in_its_dtype_and_the_state_keeps_its_own(dtype, de
 def test_conditional_serves_batched_guidance():
     net, x_t, t = unet(), torch.randn(2, 1, 8, 8), torch.tensor([400, 400])
     labels, null = torch.tensor([0, 2]), torch.tensor([3])
-    twice = cfg(eps_model(net, labels=labels), eps_model(net), 3.0)(x_t, t)
+    twice = cfg(eps_model(net, labels=labels), eps_model(net, null_class=3), 3.0)(x_t, t)
     torch.testing.assert_close(
         cfg_batched(conditional(net), labels, null, 3.0)(x_t, t), twice, rtol=1e-5, atol=1e-5
     )
@@ -146,7 +151,7 @@ def test_nothing_is_read_from_the_device():
         torch.ones(2, dtype=int, device="meta"),
     )
     for labels in (None, 1, torch.zeros(2, dtype=int, device="meta")):
-        assert eps_model(net, labels=labels)(x_t, t).shape == x_t.shape
+        assert eps_model(net, labels=labels, null_class=3)(x_t, t).shape == x_t.shape
 
 
 def test_a_compiled_network_is_taken_as_it_is():
@@ -154,7 +159,8 @@ def test_a_compiled_network_is_taken_as_it_is():
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     for labels in (None, 1):
         torch.testing.assert_close(
-            eps_model(compiled, labels=labels)(x_t, t), eps_model(net, labels=labels)(x_t, t)
+            eps_model(compiled, labels=labels, null_class=3)(x_t, t),
+            eps_model(net, labels=labels, null_class=3)(x_t, t),
         )
 
 
@@ -173,8 +179,65 @@ def test_other_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"labels: .*float"):
         eps_model(unet(), labels=torch.tensor([1.0, 2.0]))(x_t, t)
     with pytest.raises(ValueError, match=r"t: .*\(1,\)"):
-        eps_model(unet())(x_t, t[:1])
+        eps_model(unet(classes=None))(x_t, t[:1])
     with pytest.raises(ValueError, match=r"t: .*float"):
-        eps_model(unet())(x_t, t.float())
+        eps_model(unet(classes=None))(x_t, t.float())
     with pytest.raises(TypeError, match=r"x_t: .*uint8"):
-        eps_model(unet())(x_t.to(torch.uint8), t)
+        eps_model(unet(classes=None))(x_t.to(torch.uint8), t)
+
+
+def test_a_missing_label_is_the_last_class_with_a_warning():
+    with pytest.warns(UserWarning, match="4 classes: the last one, 3, .*pass null_class=3"):
+        eps_model(unet(classes=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for options in (dict(null_class=3), dict(labels=1), dict(labels=torch.tensor([0, 2]))):
+            eps_model(unet(classes=4), **options)
+        eps_model(unet(classes=None))
+
+
+def test_the_null_class_may_be_any():
+    net, x_t, t = unet(classes=4), torch.randn(2, 1, 8, 8), torch.tensor([7, 300])
+    direct = net(x_t, t - 1, torch.tensor([0, 0])).sample
+    torch.testing.assert_close(eps_model(net, null_class=0)(x_t, t), direct, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"null_class=4 is out of range: pass an int in 0\.\.3"):
+        eps_model(net, null_class=4)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(prediction="v"), "prediction='v': pass one of epsilon, v_prediction, sample"),
+        (dict(prediction="v_prediction"), "schedule=None: pass the Schedule"),
+    ],
+)
+def test_a_prediction_needs_its_name_and_its_schedule(options, message):
+    with pytest.raises(ValueError, match=message):
+        eps_model(unet(classes=None), **options)
+
+
+def test_v_is_found_among_the_channels_of_a_learned_variance():
+    net, x_t, t = Echo(4), torch.randn(3, 2, 4, 4), torch.tensor([1, 500, 1000])
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([0.5, 2, 3, 4]))
+    schedule = linear()
+    ab = schedule.alpha_bar[t].view(3, 1, 1, 1)
+    v = torch.stack([t - 1 + 0.5, torch.full((3,), 2.0)], 1).double().view(3, 2, 1, 1)
+    model = eps_model(net, learned_variance=True, prediction="v_prediction", schedule=schedule)
+    wanted = ab.sqrt() * v + (1 - ab).sqrt() * x_t  # Salimans & Ho 2022, App. D
+    torch.testing.assert_close(model(x_t, t), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_a_whole_run_of_v_or_x0_equals_diffusers(prediction):
+    net, x = unet(classes=None), torch.randn(2, 1, 8, 8)
+    scheduler = DDIMScheduler(
+        prediction_type=prediction, timestep_spacing="trailing", clip_sample=False
+    )
+    schedule = from_scheduler(scheduler)
+    model = eps_model(net, prediction=prediction, schedule=schedule)
+    ours = sample(model, x, scheduler_times(scheduler, 10), schedule)
+    scheduler.set_timesteps(10)
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(net(x, timestep).sample, timestep, x).prev_sample
+    assert relative(ours, x) <= 2e-5

@@ -3,6 +3,7 @@ denoising error."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -12,20 +13,26 @@ from hypothesis import strategies as st
 from ddim_tutorial import (
     add_noise,
     analytic,
+    cosine,
+    ddim_step,
     eps_from_v,
     from_scheduler,
     generators,
+    guidance,
     jump,
     linear,
     pred_eps_and_x0,
     predict_eps,
     predict_x0,
     randn,
+    sample,
     scaled_delta,
     source_delta,
+    trajectory,
     v_from_eps,
 )
-from parts import relative
+from ddim_tutorial.pixel import eps_model
+from parts import relative, tiny_unet
 
 # the same examples every time, however busy the machine
 unhurried = settings(deadline=None, derandomize=True)
@@ -72,7 +79,7 @@ def test_noising_keeps_unit_variance(level, image, noise):
 
 
 def test_noising_and_v_are_those_of_diffusers(device):
-    scheduler = DDIMScheduler()
+    scheduler = DDIMScheduler(clip_sample=False)
     schedule = from_scheduler(scheduler)
     x_0, eps = torch.randn(2, 3, 4, 5, 5, device=device)
     t = torch.tensor([1, 400, 1000], device=device)
@@ -183,3 +190,123 @@ def test_source_delta_divides_by_the_signed_maximum():
         1.0,
         2.0,
     ]  # the sign is lost
+
+
+# --- numbers and arrays ---------------------------------------------------------------------------
+
+FORMULAS = [add_noise, predict_x0, predict_eps, eps_from_v, v_from_eps]
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32])
+def test_alpha_bar_may_be_any_number(formula, kind):
+    """A quarter is exact in every precision: sqrt(1/4) = 1/2 and sqrt(3/4) are typed in here."""
+    a, b = torch.randn(2, 3, 4, dtype=torch.float64)
+    half, most = 0.5, math.sqrt(0.75)
+    wanted = {
+        add_noise: half * a + most * b,
+        predict_x0: (a - most * b) / half,
+        predict_eps: (a - half * b) / most,
+        eps_from_v: half * b + most * a,
+        v_from_eps: (b - most * a) / half,
+    }[formula]
+    torch.testing.assert_close(formula(a, b, kind(0.25)), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32])
+def test_a_step_takes_any_number(kind):
+    x_t, eps, noise = torch.randn(3, 3, 4, dtype=torch.float64)
+    x_s, x0_hat = ddim_step(x_t, eps, kind(0.25), kind(0.75), sigma=kind(0.25), noise=noise)
+    wanted = (x_t - math.sqrt(0.75) * eps) / 0.5
+    torch.testing.assert_close(x0_hat, wanted, rtol=1e-12, atol=1e-12)
+    wanted = math.sqrt(0.75) * wanted + math.sqrt(0.25 - 0.0625) * eps + 0.25 * noise
+    torch.testing.assert_close(x_s, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_times_may_come_in_any_container(kind, device):
+    schedule, x = linear(), torch.randn(2, 3, dtype=torch.float64, device=device)
+    model = analytic.gaussian(0.3, 0.7, schedule)
+    wanted = torch.cat([jump(model, x[i : i + 1], t, schedule) for i, t in enumerate([10, 20])])
+    torch.testing.assert_close(jump(model, x, kind([10, 20]), schedule), wanted)
+    noise = torch.randn_like(x)
+    eps, _ = pred_eps_and_x0(model, x, kind([10, 20]), schedule, noise=noise)
+    for i, t in enumerate([10, 20]):
+        one, _ = pred_eps_and_x0(model, x[i : i + 1], t, schedule, noise=noise[i : i + 1])
+        torch.testing.assert_close(eps[i : i + 1], one)
+    torch.testing.assert_close(
+        schedule.at(kind([0, 20]), x).flatten().cpu(), schedule.alpha_bar[[0, 20]]
+    )
+
+
+@pytest.mark.parametrize("t", [np.int64(20), np.int32(20), np.array(20)])
+def test_a_whole_number_of_numpy_is_a_time(t):
+    schedule, x = linear(), torch.randn(2, 3)
+    model = analytic.gaussian(0.3, 0.7, schedule)
+    assert torch.equal(jump(model, x, t, schedule), jump(model, x, 20, schedule))
+    assert schedule.at(t, x) == schedule.alpha_bar[20]
+
+
+@pytest.mark.parametrize("seeds", [np.arange(3), torch.arange(3), range(3), (0, np.int64(1), 2)])
+def test_seeds_may_come_in_any_container(seeds):
+    assert torch.equal(randn((3, 4), generators(seeds)), randn((3, 4), generators([0, 1, 2])))
+
+
+# --- networks that predict v or x_0 ---------------------------------------------------------------
+
+
+def oracle(prediction, x_0, schedule):
+    """A network whose answer is exact: data are one picture, x_0 (B, *dims) float32."""
+
+    def unet(x_t, timestep):
+        x, ab = x_t.double(), schedule.alpha_bar[timestep + 1].view(-1, 1, 1, 1)
+        eps = (x - ab.sqrt() * x_0) / (1 - ab).sqrt()
+        v = ab.sqrt() * eps - (1 - ab).sqrt() * x_0
+        return {"epsilon": eps, "v_prediction": v, "sample": x_0}[prediction].to(x_t.dtype)
+
+    network = torch.nn.Module()
+    network.forward = unet
+    return eps_model(network, prediction=prediction, schedule=schedule)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+@pytest.mark.parametrize("t", [1000, 999, 500, 1])
+def test_the_jump_of_a_v_network_keeps_the_digits_that_v_has(t, prediction):
+    """At T of the cosine schedule sqrt(alpha_bar) is 5e-5: an eps rounded to float32 errs there by
+    1e-3. v and x_0, rounded to float32, tell x_0 to 1e-7 however far t is."""
+    schedule = cosine()
+    x_0 = torch.rand(2, 3, 4, 4) * 2 - 1
+    x_t = add_noise(x_0.double(), torch.randn(2, 3, 4, 4).double(), schedule.level(t)).float()
+    model = oracle(prediction, x_0, schedule)
+    for time in (t, torch.tensor([t, t])):
+        x0_hat = jump(model, x_t, time, schedule)
+        assert x0_hat.dtype == torch.float32 and relative(x0_hat, x_0) <= 1e-6
+    first = next(iter(trajectory(model, x_t, [t, 0], schedule)))
+    assert relative(first.x0_hat, x_0) <= 1e-6 and relative(first.x_s, x_0) <= 1e-6
+    assert {part.dtype for part in first[2:]} == {torch.float32}
+    if t == 1000:  # what is lost on the way through an eps in float32
+        assert relative(jump(oracle("epsilon", x_0, schedule), x_t, t, schedule), x_0) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [
+        lambda m: guidance.cfg(m, m, 3.0),
+        lambda m: guidance.classifier(m, lambda x, t: 0 * x.sum((1, 2, 3)), 1.0, cosine()),
+    ],
+)
+def test_guidance_keeps_them_too(guide):
+    schedule, x_0 = cosine(), torch.rand(2, 3, 4, 4) * 2 - 1
+    model = guide(oracle("v_prediction", x_0, schedule))
+    assert relative(jump(model, torch.randn(2, 3, 4, 4), 1000, schedule), x_0) <= 1e-6
+    assert relative(sample(model, torch.randn(2, 3, 4, 4), [1000, 500, 0], schedule), x_0) <= 1e-5
+
+
+def test_a_network_of_eps_answers_as_it_is():
+    unet, schedule, x = tiny_unet(), linear(), torch.randn(2, 2, 8, 8)
+    t = torch.tensor([5, 900])
+    assert torch.equal(eps_model(unet)(x, t), unet(x, t - 1).sample)
+    v = eps_model(unet, prediction="v_prediction", schedule=schedule)(x, t)
+    ab = schedule.alpha_bar[t].view(2, 1, 1, 1)
+    wanted = ab.sqrt() * unet(x, t - 1).sample + (1 - ab).sqrt() * x
+    torch.testing.assert_close(v, wanted, rtol=1e-12, atol=1e-12)

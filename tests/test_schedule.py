@@ -4,6 +4,7 @@ import math
 from fractions import Fraction
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -163,3 +164,48 @@ def test_schedule_is_frozen():
 def test_a_schedule_is_what_alpha_bar_says():
     schedule = Schedule(torch.tensor([1.0, 0.5, 0.25], dtype=torch.float64))
     assert schedule.T == 2 and schedule.at(2, torch.zeros(1, 1)) == 0.25
+
+
+@pytest.mark.parametrize("T", [1000, 37])
+@pytest.mark.parametrize("spacing", ["ldm", "ldm-quad"])
+def test_grids_of_latent_diffusion(spacing, T):
+    """make_ddim_timesteps in numpy, plus one; a number of steps at which it leaves the table of
+    alphas_cumprod is refused."""
+    refused = 0
+    for steps in range(2, T + 1):
+        if spacing == "ldm":
+            theirs = np.asarray(list(range(0, T, T // steps))) + 1
+        else:
+            theirs = ((np.linspace(0, np.sqrt(T * 0.8), steps)) ** 2).astype(int) + 1
+        wanted = [*sorted({int(t) + 1 for t in theirs}, reverse=True), 1]
+        if theirs.max() >= T:
+            refused += 1
+            with pytest.raises(ValueError, match="pass another number of steps"):
+                times(T, steps, spacing)
+        else:
+            assert times(T, steps, spacing) == wanted
+    assert (refused > 0) == (spacing == "ldm")
+
+
+def test_thirty_steps_of_latent_diffusion_are_thirty_one():
+    grid = times(1000, 30, "ldm")
+    assert grid[:3] == [992, 959, 926] and grid[-3:] == [35, 2, 1] and len(grid) == 32
+    assert times(1000, 50, "ldm") == [*range(982, 1, -20), 1]  # Stable Diffusion's
+
+
+def test_whole_numbers_of_numpy_make_a_grid_of_ints():
+    for spacing in sch.SPACINGS:
+        grid = times(np.int64(1000), np.int32(50), spacing)
+        assert grid == times(1000, 50, spacing) and all(type(t) is int for t in grid)
+    assert sch.cosine(np.int64(10)).T == 10
+
+
+def test_the_least_signal_that_a_schedule_may_end_with():
+    """cosine() with every beta_max below one is far above it, a table that ends at rounding is not:
+    there a jump multiplies the rounding of eps by 1e16."""
+    assert sch.cosine(4000, beta_max=0.9999).alpha_bar[-1] > 1e-11
+    Schedule(torch.tensor([1.0, 0.5, 1e-12], dtype=torch.float64))
+    u = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    for alpha_bar in (torch.cos(u * math.pi / 2) ** 2, torch.tensor([1.0, 9e-13]).double()):
+        with pytest.raises(ValueError, match=r"terminal SNR.*>= 1e-12"):
+            Schedule(alpha_bar)

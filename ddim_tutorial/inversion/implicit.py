@@ -15,7 +15,7 @@ from torch import Tensor
 from ..predict import EpsModel, Images, predicted_eps
 from ..require import require_int
 from ..sampling import ddim_step
-from ..schedule import Schedule
+from ..schedule import Schedule, float64_or_32
 from .result import Inversion, InversionStep, door, result
 
 PATIENCE = 5  # iterations without a better residual before a step is called stagnant
@@ -31,7 +31,7 @@ class Iterate(NamedTuple):
 
 
 def _norm(x: Tensor) -> Float[Tensor, " B"]:
-    return x.flatten(1).double().norm(dim=1)
+    return float64_or_32(x.flatten(1)).norm(dim=1)
 
 
 def _where(keep: Bool[Tensor, " B"], a: Tensor, b: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def _anderson(history: Sequence[Iterate]) -> Tensor:
         torch.stack([part.flatten(1) for part in parts], -1)
         for parts in ([at.g for at in history], [at.z for at in history])
     )
-    dG, r = g.diff(), (g - z).double().cpu().nan_to_num(0, 0, 0)
+    dG, r = g.diff(), (g - z).cpu().double().nan_to_num(0, 0, 0)
     if not dG.numel():
         return history[-1].g
     # float64, because the columns of dR are nearly parallel; on the CPU, whose gelsd alone takes
@@ -71,14 +71,14 @@ def solve(
     Returns what ``evaluate`` gave at the z with the smallest residual, the number of evaluations,
     and the residual ||g - z|| / ||z||, (B,).
     """
-    smallest = torch.full((len(z),), math.inf, dtype=torch.float64, device=z.device)
+    smallest = torch.full_like(_norm(z), math.inf)
     since = torch.zeros(len(z), dtype=torch.long, device=z.device)
     history: deque[Iterate] = deque(maxlen=memory + 1)
     running, evaluations = since < patience, 0
     while evaluations < max_iter and bool(running.any()):
         now = evaluate(z)
         evaluations += 1
-        residual = _norm(now.g - z) / _norm(z).clamp(min=torch.finfo(torch.float64).tiny)
+        residual = _norm(now.g - z) / _norm(z).clamp(min=torch.finfo(torch.float32).tiny)
         # the first is taken whatever it is, so that NaN from the network is seen, not replaced
         better = running & (residual < smallest) if evaluations > 1 else running
         if evaluations == 1:
@@ -97,7 +97,7 @@ def step_back(
 ) -> Callable[[Tensor], Iterate]:
     """The map whose fixed point is the x_t that ``ddim_step`` takes to x_s: the step from s to t
     with the eps asked at (z, t)."""
-    ab_s, ab_t = schedule.at(s, x_s), schedule.at(t, x_s)
+    ab_s, ab_t = schedule.level(s), schedule.level(t)
 
     def evaluate(z: Tensor) -> Iterate:
         eps = predicted_eps(model, z, t)
@@ -122,7 +122,7 @@ def solved_steps(
     for s, t in pairwise(up):
         z = x
         if eps is not None:
-            z, _ = ddim_step(x, eps, schedule.at(s, x), schedule.at(t, x))
+            z, _ = ddim_step(x, eps, schedule.level(s), schedule.level(t))
         evaluate = step_back(model, x, s, t, schedule)
         best, evaluations, residual = solve(evaluate, z, tol, max_iter, memory)
         x, eps = best.g, best.eps if warm else None
@@ -183,13 +183,15 @@ def invert_fixed_point(
 
     The promise: ``sample`` takes x_T back to x_0. Not that x_T is the noise x_0 came from: another
     one may do the same.
-    tol: relative residual ||g(z) - z|| / ||z|| at which a step counts as solved (float32: not below
-    about 2e-7).
-    max_iter: evaluations a step at most; a step also ends when its residual has not fallen for 5
-    iterations. The map contracts iff (1 - rho_s/rho_t) |1 - lam/rho_t^2| < 1 for each eigenvalue
-    lam of Cov[x_0 | x_t], with rho^2 = (1 - ab)/ab: few steps, several modes and guidance break it.
-    A step that is not solved shows in ``residual`` and ``converged`` and raises a RuntimeWarning;
-    the best iterate is used.
+
+    x_0, times: as for ``invert``. tol: relative residual ||g(z) - z|| / ||z|| at which a step
+    counts as solved (float32: not below about 2e-7). max_iter: evaluations a step at most; a step
+    also ends when its residual has not fallen for 5 iterations.
+
+    The map contracts iff (1 - rho_s/rho_t) |1 - lam/rho_t^2| < 1 for each eigenvalue lam of
+    Cov[x_0 | x_t], with rho^2 = (1 - ab)/ab: few steps, several modes and guidance break it. A step
+    that is not solved shows in ``residual`` and ``converged`` and raises a RuntimeWarning; the best
+    iterate is used.
     """
     found = _invert(model, x_0, times, schedule, tol, max_iter, memory=0, warm=False)
     return told(found, tol)

@@ -12,8 +12,10 @@ from ..schedule import Schedule
 
 
 class InversionStep(NamedTuple):
-    """What the step from s up to t cost: residual is (B,), relative, NaN where no equation was
-    solved."""
+    """What the step from s up to t cost.
+
+    residual: (B,), relative, NaN where no equation was solved.
+    """
 
     s: int
     t: int
@@ -31,12 +33,14 @@ class Coupled(NamedTuple):
 class Inversion(NamedTuple):
     """The one result of every inversion method.
 
-    x_T: (B, *dims), the state at times[0]. residual: the largest relative residual ||g(z) - z|| /
-    ||z|| of the implicit equation over steps and images (NaN where no equation was solved: the
-    naive and the coupled methods). converged: every step of every image reached the tolerance
-    (False where no equation was solved). evaluations: network calls in all.
-    sampler: what takes x_T back to x_0, if it is not ``sample``. pair: the state that a coupled
-    sampler starts from instead of x_T, which alone does not bring it back.
+    x_T: (B, *dims), the state at times[0].
+    residual: the largest relative residual ||g(z) - z|| / ||z|| of the implicit equation over steps
+    and images (NaN where no equation was solved: the naive and the coupled methods).
+    converged: every step of every image reached the tolerance (False where no equation was solved).
+    evaluations: network calls in all.
+    per_step: what each step cost.
+    pair: the state that a coupled sampler starts from; its x_T alone does not bring it back.
+    sampler: what takes x_T, or the pair, back to x_0, if it is not ``sample``.
     """
 
     x_T: Tensor
@@ -49,8 +53,10 @@ class Inversion(NamedTuple):
 
 
 class RoundTrip(NamedTuple):
-    """Invert, then sample again: rms and max of the difference to x_0, in its units; PSNR in dB for
-    data in [-1, 1]."""
+    """Invert, then sample again: the difference to x_0 over the whole batch.
+
+    rms, max: in the units of x_0. psnr: in dB, for data in [-1, 1].
+    """
 
     rms: float
     max: float
@@ -59,6 +65,7 @@ class RoundTrip(NamedTuple):
 
 
 def door(x_0: Tensor, times: Sequence[int], schedule: Schedule) -> tuple[Tensor, list[int]]:
+    """x_0, at least float32, and the grid upwards."""
     require_images("x_0", x_0)
     grid = require_times(times, schedule.T)
     if grid[0] < grid[1]:

@@ -27,13 +27,13 @@ def round_trip(
     schedule: Schedule,
     method: Callable[..., Inversion],
 ) -> RoundTrip:
-    """Invert x_0 with ``method``, sample back by :func:`resample`, compare.
+    """Invert x_0, sample back by :func:`resample`, compare.
 
-    method: a value of ``METHODS``, or a partial of one. A coupled method comes back by its own
-    sampler and from its pair, which shows that it is exact and not what its x_T is worth to DDIM:
-    for that compare x_0 with ``sample(model, inversion.x_T, times, schedule)``.
+    x_0: (B, *dims) in [-1, 1]. times: decreasing. method: a value of ``METHODS``, or a partial of
+    one. The figures are over the whole batch.
 
-    x_0: (B, *dims) in [-1, 1]; times: decreasing. The figures are over the whole batch.
+    A coupled method comes back by its own sampler and from its pair, which shows that it is exact
+    and not what its x_T is worth to DDIM: for that compare x_0 with ``sample`` of the x_T.
     """
     if not callable(method):
         raise TypeError(
