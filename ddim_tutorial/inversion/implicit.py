@@ -45,13 +45,13 @@ def _anderson(history: Sequence[Iterate]) -> Tensor:
     by itself: g - dG gamma with gamma = argmin |r - dR gamma|, where r = g - z and dG, dR hold the
     differences of neighbours.
     """
+    if len(history) == 1:
+        return history[-1].g
     g, z = (
         torch.stack([part.flatten(1) for part in parts], -1)
         for parts in ([at.g for at in history], [at.z for at in history])
     )
     dG, r = g.diff(), (g - z).cpu().double().nan_to_num(0, 0, 0)
-    if not dG.numel():
-        return history[-1].g
     # float64, because the columns of dR are nearly parallel; on the CPU, whose gelsd alone takes
     # columns that are parallel or zero, as those of an image that has stopped
     gamma = torch.linalg.lstsq(r.diff(), r[..., -1:], driver="gelsd").solution
