@@ -147,8 +147,8 @@ def test_a_network_of_v_is_inverted_unlike_there_and_nearer_to_the_exact_inverse
     grid = scheduler_times(forward, 50)
     ours = invert(model, x_0, grid, schedule).x_T
     exact = TIGHT(model, x_0, grid, schedule).x_T
-    assert 0.05 <= relative(ours, theirs) <= 0.07
-    assert relative(ours, exact) <= 0.04 and 0.06 <= relative(theirs, exact) <= 0.08
+    assert 0.06 <= relative(ours, theirs) <= 0.08
+    assert 0.03 <= relative(ours, exact) <= 0.045 and 0.07 <= relative(theirs, exact) <= 0.085
 
 
 @pytest.mark.parametrize("N", [10, 50, 200])
