@@ -55,7 +55,7 @@ def _anderson(history: Sequence[Iterate]) -> Tensor:
     # float64, because the columns of dR are nearly parallel; on the CPU, whose gelsd alone takes
     # columns that are parallel or zero, as those of an image that has stopped
     gamma = torch.linalg.lstsq(r.diff(), r[..., -1:], driver="gelsd").solution
-    return history[-1].g - (dG @ gamma.to(dG)).view_as(history[-1].g)
+    return history[-1].g - (dG @ gamma.to(dG.dtype).to(dG.device)).view_as(history[-1].g)
 
 
 def solve(

@@ -31,8 +31,8 @@ from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.guidance import cfg
 from ddim_tutorial.inversion import METHODS, round_trip
-from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.predict import EpsModel
+from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.sampling import sample
 from ddim_tutorial.schedule import times
 from ddim_tutorial.training.fashion import DATA, NAMES, read_data, write_grid
@@ -290,7 +290,7 @@ def fashion_table2(folder: Path, data: Path) -> None:
 
     The pictures are the bundle's own held-out examples, so ``data`` is not read."""
     bundle = zoo.load(folder)
-    target, source, fixed = "naive, target time", "naive, source time", "fixed point"
+    target, source, fixed = list(METHODS)[:3]
     T, scales = bundle.schedule.T, (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 7.5)
     grids = {
         "trailing": partial(times, T),
