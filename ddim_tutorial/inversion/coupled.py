@@ -26,8 +26,8 @@ from .result import Coupled
 def edict(
     model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedule, *, mix: float = 0.93
 ) -> Coupled:
-    """EDICT (Wallace et al. 2022, arXiv:2211.12446): x steps along y's eps, y along the
-    new x's, and the two are mixed so that they stay together.
+    """EDICT (Wallace et al. 2022, arXiv:2211.12446): x steps along y's eps, y along the new x's,
+    and the two are mixed so that they stay together.
 
     pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T). mix: the paper's p, in
     (0, 1]. Two evaluations a step. Undoing a step divides by mix twice, so that rounding grows with
