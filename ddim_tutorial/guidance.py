@@ -66,8 +66,8 @@ def classifier(
     r"""Classifier guidance (Dhariwal & Nichol 2021, arXiv:2105.05233, Algorithm 2):
     :math:`\hat\epsilon = \epsilon - s\sqrt{1-\bar\alpha_t}\,\nabla_{x_t} \log p(y \mid x_t)`.
 
-    log_prob(x_t, t) -> (B,): log p(y_i | x_t_i) of the wanted label of each image, differentiable
-    in x_t.
+    log_prob: (x_t, t) -> (B,), log p(y_i | x_t_i) of the wanted label of each image, which can be
+    differentiated in x_t.
     scale: 0 is the plain model, 1 the posterior of a perfect classifier.
     """
     require_scale(scale)

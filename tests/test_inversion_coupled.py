@@ -212,7 +212,7 @@ def test_the_model_is_asked_in_1_to_T_in_the_precision_of_the_pair(name):
     def spy(x, t):
         asked.extend(t.tolist())
         assert x.dtype == torch.float32
-        return EVERYTHING(x, t)
+        return EVERYTHING(x, t).double()  # as a network that predicts v
 
     pair = Coupled(noise(1).float(), noise(2).half())
     end = SAMPLERS[name](spy, pair, times(1000, 10), SCHEDULE)

@@ -138,6 +138,16 @@ def test_a_step_starts_along_the_eps_that_solved_the_one_before():
     assert not torch.allclose(start, x_200, atol=1e-2) and found.evaluations == len(asked)
 
 
+@pytest.mark.parametrize("method", [invert_exact, invert_dpmpp_2m])
+def test_the_state_keeps_its_precision_where_eps_has_more(method):
+    def precise(x, t):
+        assert x.dtype == torch.float32
+        return EVERYTHING(x, t).double()  # as a network that predicts v
+
+    trip = round_trip(precise, data().float(), times(1000, 20), SCHEDULE, method)
+    assert trip.inversion.x_T.dtype == torch.float32 and trip.max <= 1e-5
+
+
 def test_nan_of_the_network_is_refused_by_name():
     def broken(x, t):
         return torch.where(t[:, None] > 500, math.nan, EVERYTHING(x, t))

@@ -10,12 +10,13 @@ would have made. Times as in ``sample``; with :math:`\alpha = \sqrt{\bar\alpha}`
 :math:`x / \alpha`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..predict import EpsModel, Images, Level, predicted_eps
+from ..predict import EpsModel, Images, predicted_eps
 from ..require import require_fraction, require_images, require_like, require_times
 from ..sampling import ddim_step
 from ..schedule import Schedule
@@ -25,8 +26,8 @@ from .result import Coupled
 def edict(
     model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedule, *, mix: float = 0.93
 ) -> Coupled:
-    """EDICT (Wallace et al. 2022, arXiv:2211.12446): x steps along y's eps, y along the
-    new x's, and the two are mixed so that they stay together.
+    """EDICT (Wallace et al. 2022, arXiv:2211.12446): x steps along y's eps, y along the new x's,
+    and the two are mixed so that they stay together.
 
     pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T). mix: the paper's p, in
     (0, 1]. Two evaluations a step. Undoing a step divides by mix twice, so that rounding grows with
@@ -84,11 +85,12 @@ def obelm(model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedu
 
     def formula(x_r: Tensor, x_t: Tensor, r: int, t: int, s: int) -> Tensor:
         (alpha_r, rho_r), (alpha_t, rho_t), (alpha_s, rho_s) = (
-            _alpha_rho(schedule.at(time, x_t)) for time in (r, t, s)
+            _alpha_rho(time, schedule) for time in (r, t, s)
         )
         q = (rho_s - rho_t) / (rho_t - rho_r)
         known = q**2 / alpha_r * x_r + (1 - q**2) / alpha_t * x_t
-        return alpha_s * (known + (1 + q) * (rho_s - rho_t) * predicted_eps(model, x_t, t))
+        eps = predicted_eps(model, x_t, t).to(x_t.dtype)
+        return alpha_s * (known + (1 + q) * (rho_s - rho_t) * eps)
 
     return _walk(_two_step(formula), 3, pair, times, schedule)
 
@@ -122,7 +124,7 @@ def rex(
         return INCREMENTS[step](model, X, a, b, schedule)
 
     def coupled_step(pair: Coupled, t: int, s: int) -> Coupled:
-        (alpha_t, _), (alpha_s, _) = (_alpha_rho(schedule.at(time, pair.x)) for time in (t, s))
+        (alpha_t, _), (alpha_s, _) = (_alpha_rho(time, schedule) for time in (t, s))
         X, Y = pair.x / alpha_t, pair.y / alpha_t
         if s < t:
             X = mix * X + (1 - mix) * Y + phi(Y, t, s)
@@ -137,12 +139,12 @@ def rex(
 
 def _slope(model: EpsModel, X: Tensor, t: int, schedule: Schedule) -> Tensor:
     """dX / d rho = eps(alpha X, t)."""
-    alpha, _ = _alpha_rho(schedule.at(t, X))
-    return predicted_eps(model, alpha * X, max(t, 1))
+    alpha, _ = _alpha_rho(t, schedule)
+    return predicted_eps(model, alpha * X, max(t, 1)).to(X.dtype)
 
 
 def _euler(model: EpsModel, X: Tensor, a: int, b: int, schedule: Schedule) -> Tensor:
-    (_, rho_a), (_, rho_b) = (_alpha_rho(schedule.at(time, X)) for time in (a, b))
+    (_, rho_a), (_, rho_b) = (_alpha_rho(time, schedule) for time in (a, b))
     return (rho_b - rho_a) * _slope(model, X, a, schedule)
 
 
@@ -172,12 +174,13 @@ def neighbours(model: EpsModel, x: Images, times: Sequence[int], schedule: Sched
     return Coupled(other, x) if s < t else Coupled(x, other)
 
 
-def _alpha_rho(ab: Level) -> tuple[Level, Level]:
-    return ab.sqrt(), (1 / ab - 1).sqrt()
+def _alpha_rho(t: int, schedule: Schedule) -> tuple[float, float]:
+    ab = schedule.level(t)
+    return math.sqrt(ab), math.sqrt(1 / ab - 1)
 
 
 def _step(x: Tensor, eps: Tensor, t: int, s: int, schedule: Schedule) -> Tensor:
-    return ddim_step(x, eps, schedule.at(t, x), schedule.at(s, x))[0]
+    return ddim_step(x, eps, schedule.level(t), schedule.level(s))[0]
 
 
 def _two_step(formula: Callable[..., Tensor]) -> Callable[..., Coupled]:

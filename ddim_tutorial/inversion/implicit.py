@@ -45,17 +45,17 @@ def _anderson(history: Sequence[Iterate]) -> Tensor:
     by itself: g - dG gamma with gamma = argmin |r - dR gamma|, where r = g - z and dG, dR hold the
     differences of neighbours.
     """
+    if len(history) == 1:
+        return history[-1].g
     g, z = (
         torch.stack([part.flatten(1) for part in parts], -1)
         for parts in ([at.g for at in history], [at.z for at in history])
     )
     dG, r = g.diff(), (g - z).cpu().double().nan_to_num(0, 0, 0)
-    if not dG.numel():
-        return history[-1].g
     # float64, because the columns of dR are nearly parallel; on the CPU, whose gelsd alone takes
     # columns that are parallel or zero, as those of an image that has stopped
     gamma = torch.linalg.lstsq(r.diff(), r[..., -1:], driver="gelsd").solution
-    return history[-1].g - (dG @ gamma.to(dG)).view_as(history[-1].g)
+    return history[-1].g - (dG @ gamma.to(dG.dtype).to(dG.device)).view_as(history[-1].g)
 
 
 def solve(
@@ -183,13 +183,15 @@ def invert_fixed_point(
 
     The promise: ``sample`` takes x_T back to x_0. Not that x_T is the noise x_0 came from: another
     one may do the same.
-    tol: relative residual ||g(z) - z|| / ||z|| at which a step counts as solved (float32: not below
-    about 2e-7).
-    max_iter: evaluations a step at most; a step also ends when its residual has not fallen for 5
-    iterations. The map contracts iff (1 - rho_s/rho_t) |1 - lam/rho_t^2| < 1 for each eigenvalue
-    lam of Cov[x_0 | x_t], with rho^2 = (1 - ab)/ab: few steps, several modes and guidance break it.
-    A step that is not solved shows in ``residual`` and ``converged`` and raises a RuntimeWarning;
-    the best iterate is used.
+
+    x_0, times: as for ``invert``. tol: relative residual ||g(z) - z|| / ||z|| at which a step
+    counts as solved (float32: not below about 2e-7). max_iter: evaluations a step at most; a step
+    also ends when its residual has not fallen for 5 iterations.
+
+    The map contracts iff (1 - rho_s/rho_t) |1 - lam/rho_t^2| < 1 for each eigenvalue lam of
+    Cov[x_0 | x_t], with rho^2 = (1 - ab)/ab: few steps, several modes and guidance break it. A step
+    that is not solved shows in ``residual`` and ``converged`` and raises a RuntimeWarning; the best
+    iterate is used.
     """
     found = _invert(model, x_0, times, schedule, tol, max_iter, memory=0, warm=False)
     return told(found, tol)

@@ -5,13 +5,14 @@ there is no step to undo by itself. So the unknown is the path, all states from 
 but one, and the equation is that each is the state that steps to the next.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..predict import EpsModel, Images, Level, predict_x0, predicted_eps
+from ..predict import EpsModel, Images, predict_x0, predicted_eps
 from ..require import require_images
 from ..sampling import ddim_step
 from ..schedule import Schedule
@@ -65,22 +66,25 @@ def _path_back(
     and from what the model says on the given path."""
     states = list(zip(up[1:], path.unbind(1), strict=True))
     eps = [predicted_eps(model, z, t) for t, z in states]
-    x0_hat = [predict_x0(z, e, schedule.at(t, z)) for (t, z), e in zip(states, eps, strict=True)]
+    x0_hat = [
+        predict_x0(z, e, schedule.level(t)).to(z.dtype)
+        for (t, z), e in zip(states, eps, strict=True)
+    ]
     back = []
     for i, (s, t) in enumerate(pairwise(up)):
         if s > 0 and t < up[-1]:
-            x = x - _correction(up[i + 2], t, s, schedule, x) * (x0_hat[i] - x0_hat[i + 1])
-        x, _ = ddim_step(x, eps[i], schedule.at(s, x), schedule.at(t, x))
+            x = x - _correction(up[i + 2], t, s, schedule) * (x0_hat[i] - x0_hat[i + 1])
+        x, _ = ddim_step(x, eps[i], schedule.level(s), schedule.level(t))
         back.append(x)
     return Iterate(path, torch.stack(eps, 1), torch.stack(back, 1))
 
 
-def _correction(r: int, t: int, s: int, schedule: Schedule, like: Tensor) -> Level:
+def _correction(r: int, t: int, s: int, schedule: Schedule) -> float:
     """What 2M adds to DDIM's step from t to s, for each unit of x0_hat(t) - x0_hat(r), r the time
     before t."""
-    ab_r, ab_t, ab_s = (schedule.at(time, like) for time in (r, t, s))
-    lam_r, lam_t, lam_s = ((ab / (1 - ab)).log() / 2 for ab in (ab_r, ab_t, ab_s))
-    x0_weight = ab_s.sqrt() - ab_t.sqrt() * ((1 - ab_s) / (1 - ab_t)).sqrt()
+    ab_r, ab_t, ab_s = (schedule.level(time) for time in (r, t, s))
+    lam_r, lam_t, lam_s = (math.log(ab / (1 - ab)) / 2 for ab in (ab_r, ab_t, ab_s))
+    x0_weight = math.sqrt(ab_s) - math.sqrt(ab_t * (1 - ab_s) / (1 - ab_t))
     return x0_weight * (lam_s - lam_t) / (2 * (lam_t - lam_r))
 
 
@@ -89,9 +93,9 @@ def _sample(model: EpsModel, x: Images, times: Sequence[int], schedule: Schedule
     before = None
     for i, (t, s) in enumerate(pairwise(times)):
         eps = predicted_eps(model, x, t)
-        x_s, x0_hat = ddim_step(x, eps, schedule.at(t, x), schedule.at(s, x))
+        x_s, x0_hat = ddim_step(x, eps, schedule.level(t), schedule.level(s))
         if before is not None and s > 0:
-            x_s = x_s + _correction(times[i - 1], t, s, schedule, x) * (x0_hat - before)
+            x_s = x_s + _correction(times[i - 1], t, s, schedule) * (x0_hat - before)
         x, before = x_s, x0_hat
     require_images(f"the state at s={times[-1]}", x)
     return x

@@ -36,12 +36,11 @@ class Inversion(NamedTuple):
     x_T: (B, *dims), the state at times[0].
     residual: the largest relative residual ||g(z) - z|| / ||z|| of the implicit equation over steps
     and images (NaN where no equation was solved: the naive and the coupled methods).
-    converged: every step of every image reached the tolerance (False where none was solved).
+    converged: every step of every image reached the tolerance (False where no equation was solved).
     evaluations: network calls in all.
     per_step: what each step cost.
-    sampler: what takes x_T back to x_0, if it is not ``sample``.
-    pair: the state that a coupled sampler starts from instead of x_T, which alone does not bring it
-    back.
+    pair: the state that a coupled sampler starts from; its x_T alone does not bring it back.
+    sampler: what takes x_T, or the pair, back to x_0, if it is not ``sample``.
     """
 
     x_T: Tensor

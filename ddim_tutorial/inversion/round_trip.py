@@ -27,14 +27,13 @@ def round_trip(
     schedule: Schedule,
     method: Callable[..., Inversion],
 ) -> RoundTrip:
-    """Invert x_0 with ``method``, sample back by :func:`resample`, compare.
+    """Invert x_0, sample back by :func:`resample`, compare.
 
     x_0: (B, *dims) in [-1, 1]. times: decreasing. method: a value of ``METHODS``, or a partial of
     one. The figures are over the whole batch.
 
     A coupled method comes back by its own sampler and from its pair, which shows that it is exact
-    and not what its x_T is worth to DDIM: for that compare x_0 with
-    ``sample(model, inversion.x_T, times, schedule)``.
+    and not what its x_T is worth to DDIM: for that compare x_0 with ``sample`` of the x_T.
     """
     if not callable(method):
         raise TypeError(
@@ -43,5 +42,5 @@ def round_trip(
         )
     inversion = method(model, x_0, times, schedule)
     back = resample(model, inversion, times, schedule)
-    largest = (back - x_0).abs().max().item()
+    largest = (back.double() - x_0).abs().max().item()
     return RoundTrip(rms(back, x_0), largest, psnr(back[None], x_0[None]).item(), inversion)
