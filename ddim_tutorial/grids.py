@@ -86,12 +86,7 @@ def jump_grid(
         raise ValueError(
             f"index: got {index}, wanted 0..{len(steps[0].x_t) - 1}, a picture of the batch"
         )
-    picked = [
-        steps[i]
-        for i in np.unique(
-            np.linspace(0, len(steps) - 1, min(columns, len(steps))).round().astype(int)
-        )
-    ]
+    picked = spread(steps, columns)
     x_t, x0_hat = (
         torch.cat([getattr(step, name)[index : index + 1] for step in picked]).detach()
         for name in ("x_t", "x0_hat")
@@ -107,11 +102,9 @@ def jump_grid(
         _panel(axes[1, j], to_uint8(x0_hat)[j])
         _panel(axes[2, j], delta[j, 0].float().cpu().numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
         axes[2, j].set_xlabel(f"rms {rms[j]:.3f}", fontsize=8)
-    names = (
-        ("$x_t$", r"$\hat{x}_0$", r"$\hat x_0 - x_t$")
-        if decode is None
-        else ("$D(z_t)$", r"$D(\hat z_0)$", "difference")
-    )
+    names = ("$x_t$", r"$\hat{x}_0$", r"$\hat x_0 - x_t$")
+    if decode is not None:
+        names = ("$D(z_t)$", r"$D(\hat z_0)$", "difference")
     for row, name in enumerate(names):
         axes[row, 0].set_ylabel(name, fontsize=10)
     mean = ", mean over channels" if x_t.shape[1] > 1 else ""
@@ -121,6 +114,12 @@ def jump_grid(
         f"delta on ±{scale:.3g}{mean}: orange below 0, purple above",
     )
     return figure
+
+
+def spread(steps: Sequence[Step], count: int) -> list[Step]:
+    """``count`` of the steps, evenly from the first to the last; all if there are fewer."""
+    chosen = np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)
+    return [steps[i] for i in np.unique(chosen)]
 
 
 def image_grid(

@@ -70,56 +70,59 @@ def check_mix(fn: Callable[[Tensor, Any], Tensor]) -> Iterator[Claim]:
     )
 
 
+NOISE = (1, 16, 16)  # the shape of one picture of noise
+
+
+def statistics(fn: Callable[[Any, tuple[int, ...]], Tensor]) -> str | None:
+    """What is wrong with mean, spread or tails of 100 pictures, within five standard errors."""
+    x = as_tensor(fn(range(100), NOISE)).double()
+    count, kurtosis = x.numel(), ((x - x.mean()) / x.std()).pow(4).mean().item()
+    for name, value, wanted, error in (
+        ("mean", x.mean().item(), 0, 1),
+        ("std", x.std().item(), 1, 0.5**0.5),
+        ("kurtosis", kurtosis, 3, 24**0.5),
+    ):
+        allowed = 5 * error / math.sqrt(count)
+        if abs(value - wanted) > allowed:
+            return (
+                f"the {name} of {count} numbers is {value:.3f}, wanted {wanted} within"
+                f" {allowed:.3f}"
+            )
+    return None
+
+
+def untouched(fn: Callable[[Any, tuple[int, ...]], Tensor]) -> str | None:
+    """Whether torch's global generator was used."""
+    before = torch.random.get_rng_state()
+    fn([1, 2], NOISE)
+    if torch.equal(before, torch.random.get_rng_state()):
+        return None
+    return "torch's global random numbers were reseeded or drawn from; use a torch.Generator"
+
+
 @judge
 def check_noise(fn: Callable[[Any, tuple[int, ...]], Tensor]) -> Iterator[Claim]:
     """Judge ``fn(seeds, shape) -> (len(seeds), *shape)``: standard normal noise whose row i depends
     on seeds[i] alone, and that leaves torch's global random numbers as they were."""
-    shape = (1, 16, 16)
-
-    def statistics() -> str | None:
-        x = as_tensor(fn(range(100), shape)).double()
-        count, kurtosis = x.numel(), ((x - x.mean()) / x.std()).pow(4).mean().item()
-        for name, value, wanted, error in (
-            ("mean", x.mean().item(), 0, 1),
-            ("std", x.std().item(), 1, 0.5**0.5),
-            ("kurtosis", kurtosis, 3, 24**0.5),
-        ):
-            if abs(value - wanted) > (allowed := 5 * error / math.sqrt(count)):
-                return (
-                    f"the {name} of {count} numbers is {value:.3f}, wanted {wanted} within"
-                    f" {allowed:.3f}"
-                )
-        return None
-
-    def untouched() -> str | None:
-        before = torch.random.get_rng_state()
-        fn([1, 2], shape)
-        same = torch.equal(before, torch.random.get_rng_state())
-        return (
-            None
-            if same
-            else "torch's global random numbers were reseeded or drawn from; use a torch.Generator"
-        )
-
     yield Claim(
         "two seeds, shape (1, 16, 16): shape (2, 1, 16, 16)",
-        lambda: list(as_tensor(fn([0, 1], shape)).shape),
+        lambda: list(as_tensor(fn([0, 1], NOISE)).shape),
         [2, 1, 16, 16],
     )
     yield Claim(
         "the same seed, the same noise",
-        lambda: fn([3], shape),
-        lambda got: find_problem(got, fn([3], shape)),
+        lambda: fn([3], NOISE),
+        lambda got: find_problem(got, fn([3], NOISE)),
     )
     yield Claim(
         "seed 5 alone and as the third of four",
-        lambda: as_tensor(fn([2, 9, 5, 0], shape))[2:3],
-        lambda got: find_problem(got, fn([5], shape)),
+        lambda: as_tensor(fn([2, 9, 5, 0], NOISE))[2:3],
+        lambda got: find_problem(got, fn([5], NOISE)),
     )
     yield Claim(
         "other seeds, other noise",
-        lambda: (as_tensor(fn([0], shape)) - as_tensor(fn([1], shape))).abs().max() > 0.1,
+        lambda: (as_tensor(fn([0], NOISE)) - as_tensor(fn([1], NOISE))).abs().max() > 0.1,
         lambda got: None if got else "seeds 0 and 1 give the same noise",
     )
-    yield Claim("100 seeds: mean 0, std 1, kurtosis 3", statistics, verdict)
-    yield Claim("torch's global random numbers are left alone", untouched, verdict)
+    yield Claim("100 seeds: mean 0, std 1, kurtosis 3", lambda: statistics(fn), verdict)
+    yield Claim("torch's global random numbers are left alone", lambda: untouched(fn), verdict)

@@ -42,5 +42,5 @@ def round_trip(
         )
     inversion = method(model, x_0, times, schedule)
     back = resample(model, inversion, times, schedule)
-    largest = (back.double() - x_0).abs().max().item()
+    largest = (back - x_0).abs().max().item()
     return RoundTrip(rms(back, x_0), largest, psnr(back[None], x_0[None]).item(), inversion)
