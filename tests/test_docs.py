@@ -70,6 +70,25 @@ def test_broken_links_are_found(tmp_path):
     assert broken_links(tmp_path / "text.md") == expected
 
 
+def described(text: str, folder: str) -> list[str]:
+    """The modules and folders that the README's table of ``folder`` names."""
+    table = re.search(rf"^\| in `{folder}/`.*\n\|.*\n((?:\|.*\n)+)", text, re.M)[1]
+    return re.findall(r"`([^`]+)`", " ".join(row.split(" | ")[0] for row in table.splitlines()))
+
+
+def rooms(folder: Path) -> set[str]:
+    modules = {path.name for path in folder.glob("*.py") if path.name != "__init__.py"}
+    return modules | {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("folder", ["ddim_tutorial", "tools"])
+def test_the_readme_names_every_room_once(folder):
+    named = described((ROOT / "README.md").read_text(encoding="utf-8"), folder)
+    assert len(named) == len(set(named))
+    assert all((ROOT / folder / name).exists() for name in named)
+    assert rooms(ROOT / folder) - set(named) == set()
+
+
 def misspelt(folder: Path) -> str:
     command = [sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", "."]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
