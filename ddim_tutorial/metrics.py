@@ -2,12 +2,16 @@
 steps are added."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from .require import require_same_shape
+
+if TYPE_CHECKING:
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 
 def mse(a: Shaped[Tensor, " B *dims"], b: Shaped[Tensor, " B *dims"]) -> Float[Tensor, " B"]:
@@ -48,15 +52,26 @@ def order(steps: Sequence[int], errors: Sequence[float]) -> float:
     return -((x * y).sum() / x.square().sum()).item()
 
 
+class _Features(nn.Identity):
+    """What torchmetrics takes for its network: features pass through."""
+
+    num_features: int
+
+
+def frechet_metric(d: int) -> "FrechetInceptionDistance":
+    """torchmetrics' running sums for :func:`frechet`, of features (N, d) float64, part by part."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    network = _Features()
+    network.num_features = d
+    return FrechetInceptionDistance(feature=network).set_dtype(torch.float64)
+
+
 def frechet(features_a: Tensor, features_b: Tensor) -> float:
     """Fréchet distance |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of the Gaussians that fit
     two sets of features (N, d), N >= 2 (Heusel et al. 2017, arXiv:1706.08500, Eq. 6), computed in
     float64. It falls with N: compare sets of equal size."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    passes_through = nn.Identity()
-    passes_through.num_features = features_a.shape[1]
-    metric = FrechetInceptionDistance(feature=passes_through).set_dtype(torch.float64)
+    metric = frechet_metric(features_a.shape[1])
     metric.update(features_a.double(), real=True)
     metric.update(features_b.double(), real=False)
     return metric.compute().item()

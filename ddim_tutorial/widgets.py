@@ -15,6 +15,7 @@ from .grids import image_grid, jump_grid, to_png
 from .guidance import cfg
 from .inversion import METHODS, resample
 from .latent import decode, warn_of_cut
+from .metrics import rms
 from .noise import generators, randn
 from .sampling import Step, trajectory
 from .spacing import times
@@ -85,12 +86,13 @@ def sampling_explorer(bundle: Bundle) -> VBox:
     and seed, at first a plain run (S = 50, eta = 0, scale = 1); moving t alone samples nothing
     anew. Raises ValueError for a model without classes.
     """
-    if not bundle.unet.config.num_class_embeds:
+    classes = getattr(bundle.unet.config, "num_class_embeds", None)
+    if not classes:
         raise ValueError(
             f"bundle: {bundle.name} has no classes, wanted a class-conditional model such as"
             " fashion"
         )
-    labels = bundle.card.get("classes", range(bundle.unet.config.num_class_embeds - 1))
+    labels = bundle.card.get("classes", range(classes - 1))
 
     @lru_cache(maxsize=8)
     def run(S: int, eta: float, scale: float, label: int, seed: int) -> list[Step]:
@@ -160,11 +162,12 @@ def inversion_explorer(bundle: Bundle) -> VBox:
     steps S, the method (one of ``inversion.METHODS``; the coupled ones come back by their own
     sampler) and the guidance scale. Raises ValueError for a bundle without examples.
     """
-    if bundle.examples is None:
+    examples = bundle.examples
+    if examples is None:
         raise ValueError(f"bundle: {bundle.name} has no held-out examples to invert")
 
     def render(picture: int, S: int, method: str, scale: float) -> "matplotlib.figure.Figure":
-        x_0, label = (part[picture : picture + 1].to(bundle.device) for part in bundle.examples)
+        x_0, label = (part[picture : picture + 1].to(bundle.device) for part in examples)
         model, grid = (
             cfg(bundle.conditional(label), bundle.model, scale),
             times(bundle.schedule.T, S),
@@ -173,7 +176,6 @@ def inversion_explorer(bundle: Bundle) -> VBox:
             warnings.simplefilter("ignore", RuntimeWarning)  # the caption says it
             found = METHODS[method](model, x_0, grid, bundle.schedule)
         back = resample(model, found, grid, bundle.schedule)
-        rms = (back - x_0).square().mean().sqrt().item()
         solved = (
             ""
             if math.isnan(found.residual)
@@ -186,14 +188,14 @@ def inversion_explorer(bundle: Bundle) -> VBox:
             ["$x_0$", "$x_T / 3$", "sampled again"],
             columns=3,
             caption=(
-                f"rms error {rms:.3g}; std of x_T {found.x_T.std():.2f}; "
+                f"rms error {rms(back, x_0):.3g}; std of x_T {found.x_T.std():.2f}; "
                 f"{found.evaluations} evaluations{solved}"
             ),
         )
 
     return explorer(
         render,
-        picture=(0, len(bundle.examples.images) - 1),
+        picture=(0, len(examples.images) - 1),
         S=(2, 100),
         method=list(METHODS),
         scale=(0.0, 7.5, 0.5),

@@ -2,11 +2,9 @@
 
 import io
 import json
-import math
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import nbval_pictures
 from parts import tiny_unet
 from tools import figures
-from tools.figures import FIGURES, Recipe, check, make, psnr, read_png
+from tools.figures import FIGURES, Recipe, check, make, read_png
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,25 +34,10 @@ def test_the_readme_shows_them_with_their_alt_text():
     assert shown and all(FIGURES[name].alt == alt for alt, name in shown)
 
 
-def test_psnr_of_known_differences():
-    black, white = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
-    assert psnr(black, black) == math.inf
-    assert psnr(black, white) == psnr(white, black) == 0
-    assert math.isclose(psnr(black, black + 1), 20 * math.log10(255))
-
-
-@pytest.mark.parametrize(
-    "other", [np.zeros((4, 5), np.uint8), np.zeros((4, 4)), np.zeros((1, 4), np.uint8)]
-)
-def test_psnr_refuses_what_it_cannot_compare(other):
-    with pytest.raises(ValueError, match="one shape"):
-        psnr(np.zeros((4, 4), np.uint8), other)
-
-
 def test_transparent_pixels_are_white_as_on_the_page():
     buffer = io.BytesIO()
     Image.new("RGBA", (2, 3), (9, 9, 9, 0)).save(buffer, "PNG")
-    assert (read_png(buffer.getvalue()) == np.full((3, 2, 3), 255)).all()
+    assert torch.equal(read_png(buffer.getvalue()), torch.full((3, 2, 3), 255, dtype=torch.uint8))
 
 
 def draw(bundle, generator):

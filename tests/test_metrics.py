@@ -21,6 +21,11 @@ def test_whole_numbers_do_not_wrap_around():
     black = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     assert math.isclose(psnr(black, black + 255, data_range=255), 0, abs_tol=1e-12)
     assert math.isclose(psnr(black + 1, black, data_range=255), 20 * math.log10(255))
+    both = torch.cat([black + 51, black])
+    assert psnr(both, both * 0, data_range=255).tolist() == [
+        pytest.approx(20 * math.log10(5)),
+        math.inf,
+    ]
 
 
 def test_the_psnr_of_a_batch_is_that_of_its_mean_error():

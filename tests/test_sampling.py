@@ -18,6 +18,7 @@ from ddim_tutorial import (
     from_scheduler,
     generators,
     linear,
+    metrics,
     predict_eps,
     predict_x0,
     randn,
@@ -96,18 +97,8 @@ def test_order_of_convergence_is_one(device):
     steps = [50, 100, 125, 200, 250]
     x_T = start(device, 64, 2)
     exact = MEAN + ode_gain([1000, 0]) * centred(x_T, 1000)
-    errors = [
-        (sample(MODEL, x_T, times(1000, N), SCHEDULE) - exact).square().mean().sqrt().item()
-        for N in steps
-    ]
-    assert 0.95 <= order(steps, errors) <= 1.05
-
-
-def order(steps, errors):
-    """Minus the slope of log error over log steps, by least squares."""
-    x, y = (torch.tensor(v, dtype=torch.float64).log() for v in (steps, errors))
-    x, y = x - x.mean(), y - y.mean()
-    return -((x * y).sum() / (x * x).sum()).item()
+    errors = [metrics.rms(sample(MODEL, x_T, times(1000, N), SCHEDULE), exact) for N in steps]
+    assert 0.95 <= metrics.order(steps, errors) <= 1.05
 
 
 def variance_at_end(grid, eta, sigma_hat):

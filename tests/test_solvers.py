@@ -10,7 +10,16 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, LMSDiscreteScheduler
 
-from ddim_tutorial import Schedule, analytic, eps_from_v, from_scheduler, linear, times, trajectory
+from ddim_tutorial import (
+    Schedule,
+    analytic,
+    eps_from_v,
+    from_scheduler,
+    linear,
+    metrics,
+    times,
+    trajectory,
+)
 from ddim_tutorial.sampling import final
 from ddim_tutorial.solvers import SOLVERS, adams_bashforth, dpmpp_2m, gradient_estimation
 from parts import relative, tiny_unet
@@ -93,18 +102,15 @@ def even_in_log_snr(T, first=-9.0, last=9.0):
 
 
 def order_of(solver, grids, schedule, x_T):
-    """Minus the slope of log error over log steps: against the exact end of the Gaussian's ODE, on
+    """The order of convergence to the exact end of the Gaussian's ODE, on
     which x - alpha mean grows like |(std alpha, sigma)|."""
     model, errors = analytic.gaussian(MEAN, STD, schedule), []
     for grid in grids:
         ab = schedule.alpha_bar[[grid[0], grid[-1]]]
         gain = (STD**2 * ab + 1 - ab).sqrt()
         exact = ab[1].sqrt() * MEAN + gain[1] / gain[0] * (x_T - ab[0].sqrt() * MEAN)
-        errors.append((final(solver(model, x_T, grid, schedule)) - exact).square().mean().sqrt())
-    x = torch.tensor([len(grid) - 1 for grid in grids]).double().log()
-    y = torch.stack(errors).log()
-    x, y = x - x.mean(), y - y.mean()
-    return -((x * y).sum() / (x * x).sum()).item()
+        errors.append(metrics.rms(final(solver(model, x_T, grid, schedule)), exact))
+    return metrics.order([len(grid) - 1 for grid in grids], errors)
 
 
 @pytest.mark.parametrize("name, order", [("ddim", 1), ("dpmpp_2m", 2), ("adams_bashforth", 2)])

@@ -8,7 +8,6 @@ faster.
 
 import argparse
 import json
-import math
 import platform
 import statistics
 import timeit
@@ -18,6 +17,7 @@ import torch
 from torch.utils.benchmark import timer
 
 from ddim_tutorial.console import escape_unprintable
+from ddim_tutorial.metrics import psnr
 from ddim_tutorial.peers import from_scheduler, scheduler_times
 from ddim_tutorial.predict import EpsModel
 from ddim_tutorial.sampling import ddim_step, sample
@@ -121,7 +121,7 @@ def bench_latent(
     from ddim_tutorial.noise import generators, randn
 
     eager, fast = zoo.load(model, device, torch.float32), zoo.load(model, device, torch.bfloat16)
-    if not isinstance(eager, zoo.LatentBundle):
+    if not (isinstance(eager, zoo.LatentBundle) and isinstance(fast, zoo.LatentBundle)):
         raise ValueError(
             f"model: {model} is a model of pixels, wanted a latent one: emoji, a folder or a hub id"
         )
@@ -148,12 +148,8 @@ def bench_latent(
     def ours_run() -> torch.Tensor:
         return sample(ours.model, z_T, grid, ours.schedule)
 
-    error = (
-        (decode(ours_run()).clamp(-1, 1) - decode(theirs_run()).clamp(-1, 1)).square().mean().item()
-    )
-    return compare(theirs_run, ours_run, pairs=pairs, calls=1) | {
-        "psnr": 10 * math.log10(4 / error)
-    }
+    a, b = (decode(latents).clamp(-1, 1)[None] for latents in (ours_run(), theirs_run()))
+    return compare(theirs_run, ours_run, pairs=pairs, calls=1) | {"psnr": psnr(a, b).item()}
 
 
 def environment(device: str) -> dict[str, str | int]:

@@ -9,18 +9,19 @@ picture counts as another one.
 import argparse
 import io
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddim_tutorial.console import escape_unprintable
+from ddim_tutorial.metrics import psnr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,33 +36,20 @@ class Recipe:
     """How a figure is made: ``draw(bundle, generator)`` with the model ``zoo.load(model)`` and a
     CPU generator."""
 
-    draw: "Callable[[Bundle | LatentBundle, torch.Generator], Figure]"
+    draw: "Callable[[Any, torch.Generator], Figure]"
     alt: str
     model: str = "fashion"
     seed: int = 0
     psnr_floor: float = 40.0
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape; infinite for equal
-    ones."""
-    if a.shape != b.shape or a.dtype != np.uint8 or b.dtype != np.uint8:
-        raise ValueError(
-            f"a, b: got {a.dtype} {a.shape} and {b.dtype} {b.shape}, wanted uint8 pictures of one"
-            " shape"
-        )
-    mse = np.square(a.astype(np.float64) - b).mean()
-    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
-
-
-def read_png(data: bytes) -> np.ndarray:
+def read_png(data: bytes) -> Tensor:
     """A PNG file as (H, W, 3) uint8, as it looks on a white page."""
     from PIL import Image
 
     picture = Image.open(io.BytesIO(data)).convert("RGBA")
-    return np.asarray(
-        Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    )
+    white = Image.new("RGBA", picture.size, "white")
+    return torch.from_numpy(np.array(Image.alpha_composite(white, picture).convert("RGB")))
 
 
 def draw_jump_grid(bundle: "Bundle", generator: torch.Generator) -> "Figure":
@@ -163,10 +151,12 @@ def check(folder: Path, recipes: Mapping[str, Recipe] = FIGURES) -> list[str]:
             ]
             a, b = read_png(stored.read_bytes()), read_png(drawn.read_bytes())
             if a.shape != b.shape:
-                problems.append(f"{stored}: its shape is {a.shape}, {b.shape} was drawn")
-            elif not psnr(a, b) >= recipe.psnr_floor:
                 problems.append(
-                    f"{stored}: PSNR {psnr(a, b):.1f} dB to the picture drawn now, "
+                    f"{stored}: its shape is {tuple(a.shape)}, {tuple(b.shape)} was drawn"
+                )
+            elif not (seen := psnr(a[None], b[None], 255).item()) >= recipe.psnr_floor:
+                problems.append(
+                    f"{stored}: PSNR {seen:.1f} dB to the picture drawn now, "
                     f"{recipe.psnr_floor:.0f} dB wanted"
                 )
     return problems

@@ -11,9 +11,12 @@ import os
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbval.plugin
-import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # dB; the same picture drawn by another build of matplotlib or torch stays above, another one below
 FLOOR = 30.0
@@ -24,8 +27,8 @@ COMPARED = version("matplotlib").startswith(f"{LOCKED}.") or "COMPARE_PICTURES" 
 SKIPPED = ("stderr", "text/html", "application/javascript")
 
 
-def pictures(outputs) -> list[np.ndarray]:
-    """The PNGs of a cell's outputs as (H, W, 3) uint8 arrays, in order."""
+def pictures(outputs) -> "list[Tensor]":
+    """The PNGs of a cell's outputs as (H, W, 3) uint8, in order."""
     from tools.figures import read_png
 
     encoded = [
@@ -35,10 +38,10 @@ def pictures(outputs) -> list[np.ndarray]:
 
 
 def difference(
-    seen: list[np.ndarray], wanted: list[np.ndarray], compared: bool = COMPARED
+    seen: "list[Tensor]", wanted: "list[Tensor]", compared: bool = COMPARED
 ) -> str | None:
     """What is wrong with the pictures ``seen`` where ``wanted`` were stored; None if nothing is."""
-    from tools.figures import psnr
+    from ddim_tutorial.metrics import psnr
 
     if len(seen) != len(wanted):
         return f"{len(wanted)} pictures are stored, {len(seen)} were drawn"
@@ -46,8 +49,9 @@ def difference(
         return None
     for number, (a, b) in enumerate(zip(seen, wanted, strict=True), 1):
         if a.shape != b.shape:
-            return f"picture {number} is stored with shape {b.shape}, {a.shape} was drawn"
-        if (decibels := psnr(a, b)) < FLOOR:
+            stored, drawn = tuple(b.shape), tuple(a.shape)
+            return f"picture {number} is stored with shape {stored}, {drawn} was drawn"
+        if (decibels := psnr(a[None], b[None], 255).item()) < FLOOR:
             return (
                 f"picture {number} differs from the stored one: PSNR {decibels:.1f} dB, {FLOOR:.0f}"
                 " dB wanted"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim_tutorial.grids import from_uint8
+from ddim_tutorial.metrics import psnr
 from ddim_tutorial.training.loop import Settings, fit
 
 from .data import RUN, read_data
@@ -75,12 +76,6 @@ def decode(vae, latents: Tensor, batch: int = 32) -> Tensor:
     return ((torch.cat(pictures).clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
-def psnr(images: Tensor, others: Tensor) -> Tensor:
-    """PSNR in dB of each of (N, 3, H, W) uint8 pictures."""
-    mse = (images.double() - others.double()).square().flatten(1).mean(1)
-    return 10 * torch.log10(255**2 / mse)
-
-
 @torch.no_grad()
 def centre(vae, images: Tensor) -> None:
     """Move the latents' channel means over ``images`` to 0, inside the two 1 x 1 convolutions
@@ -115,7 +110,8 @@ def train_autoencoder(
     def look(ema: Autoencoder, step: int) -> None:
         seen = decode(ema.vae, encode(ema.vae, rest)[0])
         print(
-            f"step {step}: PSNR on held-out pictures {psnr(seen, rest).mean():.2f} dB", flush=True
+            f"step {step}: PSNR on held-out pictures {psnr(seen, rest, 255).mean():.2f} dB",
+            flush=True,
         )
         save_grid(
             run / "autoencoder" / "pictures.png",

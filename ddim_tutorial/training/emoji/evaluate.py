@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ddim_tutorial.metrics import psnr
+
 from . import dependence
 from .attention import save_maps
-from .autoencoder import psnr
 from .data import RUN, Emoji
 from .export import ZOO, trained
 from .family import content
@@ -140,7 +141,7 @@ def measure(subject: Subject, count: int = 300, table_count: int = 60) -> tuple[
     prompts = data.captions(rows.tolist())
     drawn = {scale: subject.draw(prompts, STEPS, scale) for scale in SCALES}
     everything = torch.arange(len(data.images))
-    rebuilt = psnr(subject.decode(subject.encode(data.images[rest])), data.images[rest])
+    rebuilt = psnr(subject.decode(subject.encode(data.images[rest])), data.images[rest], 255)
     pairs, of_pairs = held_out(subject, split=1, seed=1)
     never, _ = held_out(subject, split=2, seed=3)
     samples = {"samples, trained prompts": drawn[SCALE], "samples, held-out pairs": of_pairs}

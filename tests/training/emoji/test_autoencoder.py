@@ -25,13 +25,6 @@ def test_shifted_pictures():
     assert min(where[:, 2]) < 5 and max(where[:, 2]) > 14
 
 
-def test_psnr():
-    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    others = torch.stack([images[0] + 255, images[0] + 51])
-    wanted = torch.tensor([0.0, 20 * math.log10(5)]).double()
-    torch.testing.assert_close(recipe.psnr(images, others), wanted)
-
-
 def test_centre_moves_the_latents_and_keeps_the_pictures(tiny_vae):
     images = torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8)
     x = from_uint8(images)
