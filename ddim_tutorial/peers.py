@@ -7,7 +7,6 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral
 from typing import Any
 from weakref import WeakSet
 
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .require import require_int, require_times
+from .require import Whole, require_int, require_times
 from .schedule import Schedule
 
 # Their step goes to timestep - T // steps, whatever their grid says.
@@ -79,7 +78,7 @@ def _warn_of_clipping(scheduler: Any) -> None:
         )
 
 
-def scheduler_times(scheduler: Any, steps: Integral) -> list[int]:
+def scheduler_times(scheduler: Any, steps: Whole) -> list[int]:
     """The grid that a diffusers scheduler walks, in our index (its timestep + 1).
 
     It ends where the scheduler's last step ends: at 0, or at 1, as for DDIM and PNDM with

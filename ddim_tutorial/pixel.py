@@ -45,13 +45,7 @@ def conditional(
     x_t, but in float64 if it was made of v or x_0 (see ``predict.eps_from``). Raises ValueError or
     TypeError for t, labels or channels that do not fit.
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction={prediction!r}: pass one of {', '.join(PREDICTIONS)}")
-    if prediction != "epsilon" and not isinstance(schedule, Schedule):
-        raise ValueError(
-            f"prediction={prediction!r} with schedule={schedule!r}: pass the Schedule that the"
-            " network was trained with, to turn it into eps"
-        )
+    to_eps = _to_eps(prediction, schedule)
     classes = getattr(getattr(unet, "config", None), "num_class_embeds", None)
     weight = next((p for p in unet.parameters() if p.is_floating_point()), None)
 
@@ -62,10 +56,25 @@ def conditional(
         condition = () if labels is None else (_batch_of(labels, x_t),)
         out = unet(x_t if weight is None else x_t.to(weight.dtype), t - 1, *condition)
         out = out if isinstance(out, Tensor) else out[0]
-        out = _first_channels(out, x_t, learned_variance).to(x_t.dtype)
-        return out if prediction == "epsilon" else eps_from(prediction, x_t, out, t, schedule)
+        return to_eps(x_t, _first_channels(out, x_t, learned_variance).to(x_t.dtype), t)
 
     return model
+
+
+def _to_eps(
+    prediction: str, schedule: Schedule | None
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(x_t, the network's answer, t) -> eps."""
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction={prediction!r}: pass one of {', '.join(PREDICTIONS)}")
+    if prediction == "epsilon":
+        return lambda x_t, answer, t: answer
+    if not isinstance(schedule, Schedule):
+        raise ValueError(
+            f"prediction={prediction!r} with schedule={schedule!r}: pass the Schedule that the"
+            " network was trained with, to turn it into eps"
+        )
+    return lambda x_t, answer, t: eps_from(prediction, x_t, answer, t, schedule)
 
 
 def eps_model(

@@ -7,7 +7,6 @@ Everything follows from :math:`x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alp
 """
 
 import math
-from numbers import Real
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,11 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .noise import Generators, randn
-from .require import require_images, require_level, require_like, require_time
+from .require import Number, require_images, require_level, require_like, require_time
 from .schedule import Schedule, Times, float64_or_32, time_batch
 
 Images = Float[Tensor, " B *dims"]
-Level = Float[Tensor, "..."] | Real
+Level = Float[Tensor, "..."] | Number
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
@@ -31,17 +30,17 @@ class EpsModel(Protocol):
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor: ...
 
 
-def sqrt(a: Level) -> Level:
+def sqrt(a: Tensor | float) -> Tensor | float:
     """The square root of a number or of a tensor."""
     return a.sqrt() if isinstance(a, Tensor) else math.sqrt(a)
 
 
-def plus(x: Tensor, c: Level, y: Tensor) -> Tensor:
+def plus(x: Tensor, c: Tensor | float, y: Tensor) -> Tensor:
     """x + c y; in one kernel where c is a number, since beside a small network each one counts."""
     return x + c * y if isinstance(c, Tensor) else torch.add(x, y, alpha=c)
 
 
-def plus_(x: Tensor, c: Level, y: Tensor) -> Tensor:
+def plus_(x: Tensor, c: Tensor | float, y: Tensor) -> Tensor:
     """:func:`plus`, written into x where c is a number: for an x that nobody else holds."""
     return x + c * y if isinstance(c, Tensor) else x.add_(y, alpha=c)
 
@@ -129,7 +128,7 @@ def jump(model: EpsModel, x_t: Images, t: Times, schedule: Schedule) -> Images:
 
 def _asked(
     model: EpsModel, x_t: Tensor, t: int | Tensor, schedule: Schedule
-) -> tuple[Tensor, Level]:
+) -> tuple[Tensor, Tensor | float]:
     """The model's eps at (x_t, t), and alpha_bar there in the same precision."""
     eps = predicted_eps(model, x_t, t)
     return eps, schedule.level(t) if isinstance(t, int) else schedule.at(t, eps)

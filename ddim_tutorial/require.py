@@ -7,8 +7,13 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+# numbers as annotations name them; numbers.Integral and Real say nothing to a type checker
+Whole = int | np.integer
+Number = float | int | np.floating | np.integer
 
 LEAST_SIGNAL = 1e-12  # alpha_bar_T at least: the reason stands with Schedule
 
@@ -53,7 +58,7 @@ def require_level(name: str, ab: Any) -> float | Tensor:
         raise TypeError(
             f"{name} is a {type(ab).__name__}: pass a number in 0..1, or a tensor of Schedule.at"
         )
-    if not 0 <= ab <= 1:
+    if not 0 <= float(ab) <= 1:
         raise ValueError(f"{name}={ab} is no alpha_bar: pass a number in 0..1")
     return float(ab)
 
@@ -117,7 +122,7 @@ def require_sigma(sigma: Any, ab_s: float | Tensor) -> float | Tensor:
     """A step's sigma, refused where it leaves no real direction: sigma^2 <= 1 - ab_s."""
     if isinstance(sigma, Tensor) or isinstance(ab_s, Tensor) or sigma == 0.0:
         return sigma
-    if not isinstance(sigma, Real) or not 0 <= sigma**2 <= 1 - ab_s:
+    if not isinstance(sigma, Real) or not 0 <= float(sigma) ** 2 <= 1 - ab_s:
         raise ValueError(
             f"sigma={sigma!r} with ab_s={ab_s}: pass a number with sigma^2 <= 1 - ab_s"
             f" = {1 - ab_s:.4g}"
@@ -232,5 +237,5 @@ def require_scale(scale: Any) -> None:
 
 def require_fraction(name: str, value: Any) -> None:
     """Refuse what is no number above 0 and at most 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
         raise ValueError(f"{name}={value!r}: pass a number above 0 and at most 1")

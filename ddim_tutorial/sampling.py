@@ -50,7 +50,7 @@ class Past(NamedTuple):
 Rule = Callable[[int, int, Tensor, Tensor, Past | None], tuple[Tensor, Tensor]]
 
 
-def ddim_sigma(ab_t: Level, ab_s: Level, eta: float) -> Level:
+def ddim_sigma(ab_t: Level, ab_s: Level, eta: float) -> Tensor | float:
     r"""The noise of a step down from t to s (DDIM Eq. 16):
     :math:`\eta \sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}}
     \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}`.
@@ -86,7 +86,8 @@ def ddim_step(
     x_s = plus_(sqrt(ab_s) * x0_hat, sqrt(1 - ab_s - require_sigma(sigma, ab_s) ** 2), eps)
     if noise is not None:
         require_like("noise", noise, x_t)
-        x_s = x_s + (sigma if noise_std is None else noise_std) * noise
+        std = sigma if noise_std is None else noise_std
+        x_s = x_s + (std if isinstance(std, Tensor) else float(std)) * noise
     if x_s.dtype != x_t.dtype:  # an eps in float64, of a network that predicts v or x_0
         return x_s.to(x_t.dtype), x0_hat.to(x_t.dtype)
     return x_s, x0_hat
@@ -194,5 +195,7 @@ def sample(
 
     Raises ValueError for a result with NaN or infinity.
     """
-    options = {"eta": eta, "sigma_hat": sigma_hat, "generator": generator}
-    return final(trajectory(model, x_T, times, schedule, **options))
+    steps = trajectory(
+        model, x_T, times, schedule, eta=eta, sigma_hat=sigma_hat, generator=generator
+    )
+    return final(steps)

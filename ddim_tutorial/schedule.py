@@ -9,16 +9,15 @@ translates.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from .require import require_alpha_bar, require_int, require_time
+from .require import Whole, require_alpha_bar, require_int, require_time
 
-Times = Integral | Sequence[Integral] | np.ndarray | Int[Tensor, " B"]  # one, or one an image
+Times = Whole | Sequence[Whole] | np.ndarray | Int[Tensor, " B"]  # one, or one an image
 
 NO_FLOAT64 = {"mps"}  # the kinds of device that have no float64: Apple's GPU
 
@@ -58,7 +57,7 @@ class Schedule:
         """The number of diffusion steps."""
         return len(self.levels) - 1
 
-    def level(self, t: Integral) -> float:
+    def level(self, t: Whole) -> float:
         """alpha_bar at ``t``, an int in 0..T, as a Python number: what a loop multiplies with."""
         require_int("t", t, 0, self.T)
         return self.levels[t]
@@ -99,14 +98,14 @@ def from_betas(betas: Float[Tensor, " T"]) -> Schedule:
     return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar]))
 
 
-def linear(T: Integral = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Schedule:
+def linear(T: Whole = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> Schedule:
     """beta rises linearly from beta_first to beta_last (DDPM, arXiv:2006.11239, sec. 4). T >= 1."""
     T = require_int("T", T, 1)
     return from_betas(torch.linspace(beta_first, beta_last, T, dtype=torch.float64))
 
 
 def scaled_linear(
-    T: Integral = 1000, beta_first: float = 0.00085, beta_last: float = 0.012
+    T: Whole = 1000, beta_first: float = 0.00085, beta_last: float = 0.012
 ) -> Schedule:
     """sqrt(beta) rises linearly, as in latent and Stable Diffusion (arXiv:2112.10752). T >= 1."""
     T = require_int("T", T, 1)
@@ -117,7 +116,7 @@ def scaled_linear(
     return from_betas(torch.linspace(beta_first**0.5, beta_last**0.5, T, dtype=torch.float64) ** 2)
 
 
-def cosine(T: Integral = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Schedule:
+def cosine(T: Whole = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Schedule:
     r""":math:`\bar\alpha(u) \propto \cos^2(\frac{\pi}{2}\frac{u+\text{offset}}{1+\text{offset}})`,
     u = t/T, with every beta cut at beta_max (Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17).
     T >= 1."""

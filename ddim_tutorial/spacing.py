@@ -1,10 +1,8 @@
 """Time grids: which times a sampler visits."""
 
-from numbers import Integral
-
 import numpy as np
 
-from .require import require_int
+from .require import Whole, require_int
 from .schedule import Schedule
 
 BY_TIME = ("trailing", "leading", "linspace", "quadratic")
@@ -16,7 +14,7 @@ AYS = (1000, 851, 737, 646, 546, 456, 344, 234, 125, 25, 1)
 
 
 def times(
-    T: Integral, steps: Integral, spacing: str = "trailing", schedule: Schedule | None = None
+    T: Whole, steps: Whole, spacing: str = "trailing", schedule: Schedule | None = None
 ) -> list[int]:
     """The times that a sampler visits: steps + 1 distinct ints, decreasing, the last one 0.
 

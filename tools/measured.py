@@ -35,19 +35,21 @@ def table(record: dict, paths: list[Path]) -> str:
     )
 
 
+def _filled(place: re.Pattern[str], text: str, content: str) -> str:
+    """``text`` with ``content`` between the two groups of ``place``."""
+    return place.sub(lambda found: found[1] + content + found[2], text)
+
+
 def changes(record: dict, paths: list[Path], readme: Path = README) -> dict[Path, tuple[str, str]]:
     """Files whose figures differ from the measured ones: path -> (text, text with the measured
     figures)."""
     new = {}
     if readme.exists():
         text = readme.read_text(encoding="utf-8")
-        new[readme] = text, TABLE.sub(lambda m: m[1] + table(record, paths) + m[2], text)
+        new[readme] = text, _filled(TABLE, text, table(record, paths))
     for path in paths:
         figures = record["notebooks"].get(path.stem)
         if figures and "error" not in figures:
             text = path.read_text(encoding="utf-8")
-            new[path] = (
-                text,
-                FIGURE.sub(lambda m, figures=figures: m[1] + summary(figures) + m[2], text),
-            )
+            new[path] = text, _filled(FIGURE, text, summary(figures))
     return {path: (old, text) for path, (old, text) in new.items() if old != text}

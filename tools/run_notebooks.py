@@ -106,7 +106,10 @@ def run(path: Path, target: Path, cell_timeout: int | None = 600) -> dict[str, f
     seconds = time.perf_counter() - start
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
-    measured = {"seconds": round(seconds, 1), "peak_gib": round(memory.peak / GIB, 2)}
+    measured: dict[str, float | str] = {
+        "seconds": round(seconds, 1),
+        "peak_gib": round(memory.peak / GIB, 2),
+    }
     return measured | {"error": failure} if failure else measured
 
 

@@ -35,7 +35,12 @@ def jump(x_t: Tensor, eps: Tensor, ab: Tensor) -> dict[str, Tensor]:
 
 
 def step(
-    x_t: Tensor, eps: Tensor, ab_t: Tensor, ab_s: Tensor, sigma: float = 0.0, noise: Tensor = 0.0
+    x_t: Tensor,
+    eps: Tensor,
+    ab_t: Tensor,
+    ab_s: Tensor,
+    sigma: float = 0.0,
+    noise: Tensor | float = 0.0,
 ) -> dict[str, Tensor]:
     """Of sqrt(alpha_bar_s) x0_hat + sqrt(1 - alpha_bar_s - sigma^2) eps + sigma noise."""
 

@@ -72,13 +72,12 @@ def run(arguments: argparse.Namespace, state: PartialState) -> None:
         require_writable(arguments.sheet.parent, state.process_index)
     wanted = request(arguments)
     source = Source(zoo.load(arguments.model, device=state.device), wanted)
-    if arguments.frechet:
-        require_judge(source.bundle, arguments.data)
+    judge = require_judge(source.bundle, arguments.data) if arguments.frechet else None
     shards = generate(source, arguments.out, state)
     if state.is_main_process and arguments.sheet is not None:
         contact_sheet(shards, arguments.sheet)
-    if state.is_main_process and arguments.frechet:
-        distance = frechet_to_fashion(shards, source.bundle, arguments.data)
+    if state.is_main_process and judge is not None:
+        distance = frechet_to_fashion(shards, judge, arguments.data)
         print(
             f"Fréchet distance of {shards.count} pictures to the test set, by the model's own"
             f" classifier: {distance:.4f}"

@@ -4,10 +4,11 @@ import io
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.grids import from_uint8
+from ddim_tutorial.metrics import frechet_metric
 from ddim_tutorial.zoo import Bundle, LatentBundle
 
 from .shards import Shards, write_whole
@@ -33,9 +34,9 @@ def contact_sheet(shards: Shards, path: str | Path, count: int = 64, columns: in
     write_whole(Path(path), content.getvalue())
 
 
-def require_judge(bundle: Bundle | LatentBundle, data: Path) -> None:
-    """Refuse what :func:`frechet_to_fashion` cannot do: FileNotFoundError says how to get the test
-    set."""
+def require_judge(bundle: Bundle | LatentBundle, data: Path) -> Bundle:
+    """The bundle, if :func:`frechet_to_fashion` can judge by it: ValueError says why not,
+    FileNotFoundError how to get the test set."""
     from ddim_tutorial.training.fashion import read_data
 
     if not isinstance(bundle, Bundle) or not (bundle.folder / "classifier").is_dir():
@@ -52,6 +53,7 @@ def require_judge(bundle: Bundle | LatentBundle, data: Path) -> None:
             f"--frechet: the test set has pictures {tuple(images.shape[1:])}, {bundle.name} makes"
             f" {tuple(bundle.shape)}; leave it out"
         )
+    return bundle
 
 
 def frechet_to_fashion(shards: Shards, bundle: Bundle, data: Path) -> float:
@@ -59,14 +61,10 @@ def frechet_to_fashion(shards: Shards, bundle: Bundle, data: Path) -> float:
     test pictures of Fashion-MNIST, between features of the bundle's classifier, not Inception's.
 
     One shard is in memory at a time: sums of features and of their products are kept."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
     from ddim_tutorial.training.fashion import read_data
 
     judge = bundle.classifier
-    passes_through = nn.Identity()
-    passes_through.num_features = judge.head.in_features
-    metric = FrechetInceptionDistance(feature=passes_through).set_dtype(torch.float64)
+    metric = frechet_metric(judge.head.in_features)
     metric.update(_features(judge, read_data(data, "test")[0]), real=True)
     for images in shards.images():
         metric.update(_features(judge, images), real=False)

@@ -67,25 +67,20 @@ class Source:
     """A loaded model and a request: ``source(indices)`` gives their pictures, whatever the rest."""
 
     def __init__(self, bundle: Bundle | LatentBundle, request: Request):
-        latent = isinstance(bundle, LatentBundle)
         self.bundle, self.request = bundle, request
-        scale = SCALES["latent" if latent else "pixel"] if request.scale is None else request.scale
-        self.scale = float(scale)
-        self.labels = None if latent else _labels(bundle, request)
-        self.prompts = _prompts(bundle, request) if latent else None
+        kind = "latent" if isinstance(bundle, LatentBundle) else "pixel"
+        self.scale = float(SCALES[kind] if request.scale is None else request.scale)
+        self.labels = _labels(bundle, request)
+        self.prompts = _prompts(bundle, request)
         schedule = bundle.schedule
         self.times = times(schedule.T, request.steps, request.spacing, schedule)
-        if not latent and request.prompts is not None:
-            raise ValueError(f"prompts: {bundle.name} makes pictures of classes, pass labels")
-        if latent and request.labels is not None:
-            raise ValueError(f"labels: {bundle.name} makes pictures of texts, pass prompts")
-        if self.scale != 1 and not latent and self.labels is None:
+        if self.scale != 1 and kind == "pixel" and self.labels is None:
             raise ValueError(f"scale={self.scale}: {bundle.name} has no classes, leave it out")
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a picture."""
-        if self.prompts is None:
+        if isinstance(self.bundle, Bundle):
             return self.bundle.shape
         vae = self.bundle.pipe.vae.config
         factor = 2 ** (len(vae.block_out_channels) - 1)
@@ -93,7 +88,7 @@ class Source:
 
     def arguments(self) -> dict[str, Any]:
         """All that decides the pictures but for the weights, as JSON takes it."""
-        found = {"scale": self.scale, "labels": self.labels, "prompts": self.prompts}
+        found = {"scale": self.scale, "labels": self.labels, "prompts": self.prompts or None}
         kind = {"device": self.bundle.device.type, "dtype": str(self.bundle.dtype)}
         return {**asdict(self.request), **found, **kind}
 
@@ -108,8 +103,9 @@ class Source:
         bundle, seeds = self.bundle, [picture_seed(self.request.seed, i) for i in indices]
         x_T = randn((len(seeds), *bundle.shape), generators(seeds), device=bundle.device)
         solver = SOLVERS[self.request.solver]
-        if self.prompts is None:
-            return final(solver(self._pixel_model(indices), x_T, self.times, bundle.schedule))
+        if isinstance(bundle, Bundle):
+            model = self._pixel_model(bundle, indices)
+            return final(solver(model, x_T, self.times, bundle.schedule))
         texts = [self.prompts[i % len(self.prompts)] for i in indices]
         space = bundle.space(texts, scale=self.scale)
         return space.decode(final(solver(space.model, x_T, self.times, bundle.schedule)))
@@ -119,16 +115,20 @@ class Source:
         pixels = torch.from_numpy(to_uint8(self.floats(indices)))
         return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
 
-    def _pixel_model(self, indices: Sequence[int]) -> EpsModel:
+    def _pixel_model(self, bundle: Bundle, indices: Sequence[int]) -> EpsModel:
         if self.labels is None:
-            return self.bundle.model
-        model = self.bundle.conditional(
-            torch.tensor([self.labels[i % len(self.labels)] for i in indices])
-        )
-        return model if self.scale == 1 else cfg(model, self.bundle.model, self.scale)
+            return bundle.model
+        labels = torch.tensor([self.labels[i % len(self.labels)] for i in indices])
+        model = bundle.conditional(labels)
+        return model if self.scale == 1 else cfg(model, bundle.model, self.scale)
 
 
-def _labels(bundle: Bundle, request: Request) -> list[int] | None:
+def _labels(bundle: Bundle | LatentBundle, request: Request) -> list[int] | None:
+    """The classes that are drawn in turn; None for a model without classes."""
+    if isinstance(bundle, LatentBundle):
+        if request.labels is not None:
+            raise ValueError(f"labels: {bundle.name} makes pictures of texts, pass prompts")
+        return None
     classes = getattr(bundle.unet.config, "num_class_embeds", None)
     if request.labels is None:
         return None if classes is None else list(range(classes - 1))
@@ -139,7 +139,12 @@ def _labels(bundle: Bundle, request: Request) -> list[int] | None:
     return list(request.labels)
 
 
-def _prompts(bundle: LatentBundle, request: Request) -> list[str]:
+def _prompts(bundle: Bundle | LatentBundle, request: Request) -> list[str]:
+    """The texts that are drawn in turn; none for a model of pixels."""
+    if isinstance(bundle, Bundle):
+        if request.prompts is not None:
+            raise ValueError(f"prompts: {bundle.name} makes pictures of classes, pass labels")
+        return []
     prompts = list(bundle.captions if request.prompts is None else request.prompts)
     if not prompts:
         raise ValueError(f"prompts: {bundle.name} has no captions of its own, pass some")

@@ -7,6 +7,7 @@ only in the limit of small steps. The fixed-point iteration solves the implicit 
 acceleration solves it in fewer evaluations, and the coupled samplers have no equation to solve.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from .coupled import bdia, edict, neighbours, obelm, rex
@@ -17,7 +18,7 @@ from .naive import invert
 from .result import Coupled, Inversion, InversionStep, RoundTrip
 from .round_trip import resample, round_trip
 
-METHODS = {
+METHODS: dict[str, Callable[..., Inversion]] = {
     "naive, target time": invert,
     "naive, source time": partial(invert, eps_time="source"),
     "fixed point": invert_fixed_point,

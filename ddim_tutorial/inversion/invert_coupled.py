@@ -50,6 +50,6 @@ def invert_coupled(
         for i in range(len(up) - width + 1):
             calls, window = 0, up[i : i + width]
             pair = sampler(counted, pair, window, schedule)
-            per_step.append(InversionStep(*window[-2:], calls, unsolved))
+            per_step.append(InversionStep(window[-2], window[-1], calls, unsolved))
     found = result(pair.y if two_step else pair.x, per_step, None)
     return found._replace(pair=pair, sampler=sampler)

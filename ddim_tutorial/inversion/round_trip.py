@@ -6,7 +6,7 @@ from ..metrics import psnr, rms
 from ..predict import EpsModel, Images
 from ..sampling import sample
 from ..schedule import Schedule
-from .result import Inversion, RoundTrip
+from .result import Coupled, Inversion, RoundTrip
 
 
 def resample(
@@ -14,10 +14,10 @@ def resample(
 ) -> Images:
     """What the method's own sampler makes of what it found, (B, *dims) at times[-1]: ``sample`` of
     x_T, unless the inversion brings another sampler, or a pair to start from."""
-    sampler = inversion.sampler or sample
-    if inversion.pair is None:
-        return sampler(model, inversion.x_T, times, schedule)
-    return sampler(model, inversion.pair, times, schedule).x
+    sampler: Callable[..., Images | Coupled] = inversion.sampler or sample
+    start = inversion.x_T if inversion.pair is None else inversion.pair
+    end = sampler(model, start, times, schedule)
+    return end.x if isinstance(end, Coupled) else end
 
 
 def round_trip(
