@@ -236,13 +236,14 @@ def test_the_distance_is_that_of_all_pictures_at_once(bundle, tmp_path, monkeypa
     pytest.importorskip("torchmetrics")
     from ddim_tutorial.generate import frechet_to_fashion
     from ddim_tutorial.grids import from_uint8
-    from ddim_tutorial.training import evaluate, fashion
+    from ddim_tutorial.training import fashion
+    from ddim_tutorial.training.evaluate.measures import classify
 
     test_set = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8)
     monkeypatch.setattr(fashion, "read_data", lambda folder, split: (test_set, torch.zeros(60)))
     made = generate(Source(bundle, small(count=50)), tmp_path)
     features = [
-        evaluate.classify(bundle.classifier, from_uint8(images))[0].double()
+        classify(bundle.classifier, from_uint8(images))[0].double()
         for images in (test_set, torch.cat(list(made.images())))
     ]
     (m_a, m_b), (c_a, c_b) = [f.mean(0) for f in features], [f.T.cov() for f in features]
