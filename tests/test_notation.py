@@ -272,6 +272,7 @@ PLAIN = {
     "step",
     "up",
     "warm",
+    "by_step",
     "answer",
     "prediction",
     "z",
