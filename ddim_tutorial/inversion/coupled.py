@@ -110,8 +110,9 @@ def rex(
 
     With X = x / sqrt(alpha_bar), Y = y / sqrt(alpha_bar), and Phi what the Runge-Kutta step in rho
     would add, from t to s < t: X <- mix X + (1 - mix) Y + Phi(Y, t -> s), then Y <- Y - Phi(X,
-    s -> t). pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T). mix: in (0, 1]; undoing a
-    step divides by it, so that rounding grows as mix^-N in N steps.
+    s -> t).
+    pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T).
+    mix: in (0, 1]; undoing a step divides by it, so that rounding grows as mix^-N in N steps.
     step: "euler", two evaluations a step, or "midpoint", four. The midpoint is the whole time whose
     log rho is nearest to the middle, since a network knows no others; the weights are those of its
     true place, so that rounding costs no order (:func:`_midpoint`). Where no whole time lies
