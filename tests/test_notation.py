@@ -298,6 +298,28 @@ PLAIN = {
     "b",
     "weight",
     "seeds",
+    # of solvers and inversion
+    "grid",
+    "rule",
+    "steps",
+    "order",
+    "gamma",
+    "memory",
+    "patience",
+    "evaluate",
+    "per_step",
+    "sampler",
+    "inversion",
+    "pair",
+    "mix",
+    "step",
+    "up",
+    "warm",
+    "by_step",
+    "answer",
+    "prediction",
+    "z",
+    "c",
 }
 TABLE = {name for symbol in SYMBOLS for name in symbol.names("here")}
 

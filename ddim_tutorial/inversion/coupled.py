@@ -77,20 +77,21 @@ def obelm(model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedu
     r"""O-BELM (Wang et al. 2024, arXiv:2410.07273): the leapfrog rule in rho for steps of
     any size, second order, its own inverse with r and s exchanged.
 
-    .. math:: \frac{x_s}{\alpha_s} = q^2 \frac{x_r}{\alpha_r} + (1 - q^2) \frac{x_t}{\alpha_t} +
-        (1 + q)(\rho_s - \rho_t)\,\epsilon(x_t, t),\quad q = \frac{\rho_s - \rho_t}{\rho_t - \rho_r}
+    .. math:: \frac{x_s}{\sqrt{\bar\alpha_s}} = q^2 \frac{x_r}{\sqrt{\bar\alpha_r}}
+        + (1 - q^2) \frac{x_t}{\sqrt{\bar\alpha_t}} + (1 + q)(\rho_s - \rho_t)\,\epsilon(x_t, t),
+        \quad q = \frac{\rho_s - \rho_t}{\rho_t - \rho_r}
 
     One evaluation a step, two-step: pair and start as for :func:`bdia`.
     """
 
     def formula(x_r: Tensor, x_t: Tensor, r: int, t: int, s: int) -> Tensor:
-        (alpha_r, rho_r), (alpha_t, rho_t), (alpha_s, rho_s) = (
-            _alpha_rho(time, schedule) for time in (r, t, s)
+        (root_r, rho_r), (root_t, rho_t), (root_s, rho_s) = (
+            _root_rho(time, schedule) for time in (r, t, s)
         )
         q = (rho_s - rho_t) / (rho_t - rho_r)
-        known = q**2 / alpha_r * x_r + (1 - q**2) / alpha_t * x_t
+        known = q**2 / root_r * x_r + (1 - q**2) / root_t * x_t
         eps = predicted_eps(model, x_t, t).to(x_t.dtype)
-        return alpha_s * (known + (1 + q) * (rho_s - rho_t) * eps)
+        return root_s * (known + (1 + q) * (rho_s - rho_t) * eps)
 
     return _walk(_two_step(formula), 3, pair, times, schedule)
 
@@ -107,10 +108,11 @@ def rex(
     r"""Rex (Blasingame & Liu 2025, arXiv:2502.08834): an explicit Runge-Kutta step made reversible
     by the coupling of McCallum & Foster (arXiv:2410.11648).
 
-    With X = x / alpha, Y = y / alpha, and Phi what the Runge-Kutta step in rho would add, from t to
-    s < t: X <- mix X + (1 - mix) Y + Phi(Y, t -> s), then Y <- Y - Phi(X, s -> t).
-    pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T). mix: in (0, 1]; undoing a
-    step divides by it, so that rounding grows as mix^-N in N steps.
+    With X = x / sqrt(alpha_bar), Y = y / sqrt(alpha_bar), and Phi what the Runge-Kutta step in rho
+    would add, from t to s < t: X <- mix X + (1 - mix) Y + Phi(Y, t -> s), then Y <- Y - Phi(X,
+    s -> t).
+    pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T).
+    mix: in (0, 1]; undoing a step divides by it, so that rounding grows as mix^-N in N steps.
     step: "euler", two evaluations a step, or "midpoint", four. The midpoint is the whole time whose
     log rho is nearest to the middle, since a network knows no others; the weights are those of its
     true place, so that rounding costs no order (:func:`_midpoint`). Where no whole time lies
@@ -124,27 +126,27 @@ def rex(
         return INCREMENTS[step](model, X, a, b, schedule)
 
     def coupled_step(pair: Coupled, t: int, s: int) -> Coupled:
-        (alpha_t, _), (alpha_s, _) = (_alpha_rho(time, schedule) for time in (t, s))
-        X, Y = pair.x / alpha_t, pair.y / alpha_t
+        (root_t, _), (root_s, _) = (_root_rho(time, schedule) for time in (t, s))
+        X, Y = pair.x / root_t, pair.y / root_t
         if s < t:
             X = mix * X + (1 - mix) * Y + phi(Y, t, s)
             Y = Y - phi(X, s, t)
         else:
             Y = Y + phi(X, t, s)
             X = (X - (1 - mix) * Y - phi(Y, s, t)) / mix
-        return Coupled(alpha_s * X, alpha_s * Y)
+        return Coupled(root_s * X, root_s * Y)
 
     return _walk(coupled_step, 2, pair, times, schedule)
 
 
 def _slope(model: EpsModel, X: Tensor, t: int, schedule: Schedule) -> Tensor:
     """dX / d rho = eps(alpha X, t)."""
-    alpha, _ = _alpha_rho(t, schedule)
+    alpha, _ = _root_rho(t, schedule)
     return predicted_eps(model, alpha * X, max(t, 1)).to(X.dtype)
 
 
 def _euler(model: EpsModel, X: Tensor, a: int, b: int, schedule: Schedule) -> Tensor:
-    (_, rho_a), (_, rho_b) = (_alpha_rho(time, schedule) for time in (a, b))
+    (_, rho_a), (_, rho_b) = (_root_rho(time, schedule) for time in (a, b))
     return (rho_b - rho_a) * _slope(model, X, a, schedule)
 
 
@@ -174,7 +176,7 @@ def neighbours(model: EpsModel, x: Images, times: Sequence[int], schedule: Sched
     return Coupled(other, x) if s < t else Coupled(x, other)
 
 
-def _alpha_rho(t: int, schedule: Schedule) -> tuple[float, float]:
+def _root_rho(t: int, schedule: Schedule) -> tuple[float, float]:
     ab = schedule.level(t)
     return math.sqrt(ab), math.sqrt(1 / ab - 1)
 

@@ -149,6 +149,7 @@ def _invert(
 
 
 def require_solver(tol: float, max_iter: int, memory: int) -> None:
+    """Refuse a tolerance that is not positive, and counts that are not whole."""
     if not isinstance(tol, Real) or not tol > 0:
         raise ValueError(f"tol={tol}: pass a positive relative tolerance, such as 1e-6")
     require_int("max_iter", max_iter, 1)

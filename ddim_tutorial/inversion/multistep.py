@@ -5,7 +5,6 @@ there is no step to undo by itself. So the unknown is the path, all states from 
 but one, and the equation is that each is the state that steps to the next.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from ..predict import EpsModel, Images, predict_x0, predicted_eps
 from ..require import require_images
-from ..sampling import ddim_step
+from ..sampling import Past, ddim_step
 from ..schedule import Schedule
+from ..solvers import _dpmpp_2m, dpmpp_2m
 from .implicit import PATIENCE, Iterate, require_solver, solve, solved_steps, told
 from .result import Inversion, InversionStep, door, result
 
@@ -30,7 +30,7 @@ def invert_dpmpp_2m(
     max_iter: int = 50,
     memory: int = 10,
 ) -> Inversion:
-    """The x_T that DPM-Solver++ 2M (arXiv:2211.01095, Algorithm 2) takes to x_0.
+    """The x_T that ``solvers.dpmpp_2m`` takes to x_0.
 
     Each image's path is solved by the Anderson iteration of ``invert_exact``, from the path of
     DDIM, roughly inverted. x_0: (B, *dims), the state at times[-1]; times: decreasing; the first
@@ -63,39 +63,24 @@ def _path_back(
     model: EpsModel, path: Tensor, x: Images, up: Sequence[int], schedule: Schedule
 ) -> Iterate:
     """path: (B, N, *dims), the states at up[1:]. Each state again, from the one that it steps to
-    and from what the model says on the given path."""
+    and along the direction that the solver takes on the given path."""
     states = list(zip(up[1:], path.unbind(1), strict=True))
     eps = [predicted_eps(model, z, t) for t, z in states]
     x0_hat = [
         predict_x0(z, e, schedule.level(t)).to(z.dtype)
         for (t, z), e in zip(states, eps, strict=True)
     ]
-    back = []
+    levels, back = schedule.levels, []
     for i, (s, t) in enumerate(pairwise(up)):
-        if s > 0 and t < up[-1]:
-            x = x - _correction(up[i + 2], t, s, schedule) * (x0_hat[i] - x0_hat[i + 1])
-        x, _ = ddim_step(x, eps[i], schedule.level(s), schedule.level(t))
+        along = eps[i]
+        if t < up[-1]:
+            past = Past(up[i + 2], eps[i + 1], x0_hat[i + 1])
+            along = _dpmpp_2m(levels, t, s, path[:, i], eps[i], past)
+        x, _ = ddim_step(x, along, levels[s], levels[t])
         back.append(x)
     return Iterate(path, torch.stack(eps, 1), torch.stack(back, 1))
 
 
-def _correction(r: int, t: int, s: int, schedule: Schedule) -> float:
-    """What 2M adds to DDIM's step from t to s, for each unit of x0_hat(t) - x0_hat(r), r the time
-    before t."""
-    ab_r, ab_t, ab_s = (schedule.level(time) for time in (r, t, s))
-    lam_r, lam_t, lam_s = (math.log(ab / (1 - ab)) / 2 for ab in (ab_r, ab_t, ab_s))
-    x0_weight = math.sqrt(ab_s) - math.sqrt(ab_t * (1 - ab_s) / (1 - ab_t))
-    return x0_weight * (lam_s - lam_t) / (2 * (lam_t - lam_r))
-
-
-def _sample(model: EpsModel, x: Images, times: Sequence[int], schedule: Schedule) -> Images:
-    """DPM-Solver++ 2M, decreasing times: what the inversion above undoes."""
-    before = None
-    for i, (t, s) in enumerate(pairwise(times)):
-        eps = predicted_eps(model, x, t)
-        x_s, x0_hat = ddim_step(x, eps, schedule.level(t), schedule.level(s))
-        if before is not None and s > 0:
-            x_s = x_s + _correction(times[i - 1], t, s, schedule) * (x0_hat - before)
-        x, before = x_s, x0_hat
-    require_images(f"the state at s={times[-1]}", x)
-    return x
+def _sample(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Schedule) -> Images:
+    *_, last = dpmpp_2m(model, x_T, times, schedule)
+    return last.x_s

@@ -77,6 +77,10 @@ def door(x_0: Tensor, times: Sequence[int], schedule: Schedule) -> tuple[Tensor,
 
 
 def result(x_T: Tensor, per_step: list[InversionStep], tol: float | None) -> Inversion:
+    """The result of solved steps, or with tol=None of steps that solve nothing.
+
+    Raises ValueError for an x_T with NaN or infinity.
+    """
     require_images("the inverted x_T", x_T)
     if tol is None:
         residual, converged = math.nan, False

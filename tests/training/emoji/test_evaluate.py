@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ddim_tutorial import zoo
-from ddim_tutorial.training import evaluate as command
 from ddim_tutorial.training.emoji import __main__ as emoji_command
 from ddim_tutorial.training.emoji import evaluate as recipe
 from ddim_tutorial.training.emoji import subject as parts
 from ddim_tutorial.training.emoji.subject import SAME, Subject
+from ddim_tutorial.training.evaluate import __main__ as command
 from training.emoji.planted import Known, Pooling
 
 PERFECT = {"object": 1, "style": 1}
@@ -127,9 +127,13 @@ def test_another_split_is_refused(planted, monkeypatch):
 
 def test_the_command_measures_this_model(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(recipe, "emoji", lambda folder, data: seen.append((folder, data)))
-    command.emoji(tmp_path, tmp_path / "data.safetensors")
-    assert seen == [(tmp_path, tmp_path / "data.safetensors")]
+
+    def emoji(folder, data, *, precision):
+        seen.append((folder, data, precision))
+
+    monkeypatch.setattr(recipe, "emoji", emoji)
+    command.emoji(tmp_path, tmp_path / "data.safetensors", "bf16")
+    assert seen == [(tmp_path, tmp_path / "data.safetensors", "bf16")]
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
