@@ -216,6 +216,8 @@ def test_columns_can_be_chosen():
     text = notation.render([find("alpha_bar_t")], ["code", "DDIM"])
     assert text.splitlines()[0] == "| code | DDIM |"
     assert text.splitlines()[2] == r"| `alpha_bar_t`, `ab_t` | $\alpha_t$ |"
+    fraction = notation.render([find("beta_t")], ["DDIM"]).splitlines()[2]
+    assert fraction == r"| $1 - \frac{\alpha_t}{\alpha_{t-1}}$ |"
     with pytest.raises(ValueError, match=r"columns: got .'colour'.*wanted names of"):
         notation.render(columns=["colour"])
     assert notation.render_ddpm_ddim(DDPM_DDIM[:1], ["source"]).splitlines()[0] == "| source |"

@@ -1,5 +1,6 @@
 """The tables as Markdown."""
 
+import re
 from collections.abc import Callable, Collection, Sequence
 
 from .dictionary import DDPM_DDIM, Row
@@ -23,17 +24,24 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> MarkdownText
     return MarkdownText("\n".join(f"| {' | '.join(row)} |" for row in lines))
 
 
-def _set(names: list[str], mark: str) -> str:
-    return ", ".join(f"{mark}{name}{mark}" for name in names)
+def _code(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _tex(names: list[str]) -> str:
+    # MathJax may break a formula at a slash, and then gives its column the width of the page
+    return ", ".join(
+        re.sub(r"([^\s$]+) / ([^\s$]+)", r"\\frac{\1}{\2}", f"${name}$") for name in names
+    )
 
 
 COLUMNS: dict[str, Callable[[Symbol], str]] = {
     "meaning": lambda symbol: symbol.meaning,
-    "letter": lambda symbol: f"${symbol.paper}$",
-    "code": lambda symbol: _set(symbol.names("here"), "`"),
-    "DDPM": lambda symbol: _set(symbol.names("ddpm"), "$"),
-    "DDIM": lambda symbol: _set(symbol.names("ddim"), "$"),
-    "LDM, diffusers": lambda symbol: _set(symbol.names("ldm/diffusers"), "`"),
+    "letter": lambda symbol: _tex([symbol.paper]),
+    "code": lambda symbol: _code(symbol.names("here")),
+    "DDPM": lambda symbol: _tex(symbol.names("ddpm")),
+    "DDIM": lambda symbol: _tex(symbol.names("ddim")),
+    "LDM, diffusers": lambda symbol: _code(symbol.names("ldm/diffusers")),
     "shape": lambda symbol: symbol.shape,
 }
 DICTIONARY: dict[str, Callable[[Row], str]] = {
