@@ -79,12 +79,12 @@ def _error_text(error: Exception) -> str:
     return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
-def sampling_explorer(bundle: Bundle) -> VBox:
+def sampling_explorer(bundle: Bundle, label: int = 0) -> VBox:
     """x_t, x0_hat and delta of a run on a class-conditional model, around the time t.
 
     Sliders for t, the number of steps S, eta, guidance scale, label (named by the card's "classes")
-    and seed, at first a plain run (S = 50, eta = 0, scale = 1); moving t alone samples nothing
-    anew. Raises ValueError for a model without classes.
+    and seed, at first a plain run of ``label`` (S = 50, eta = 0, scale = 1, seed 0); moving t alone
+    samples nothing anew. Raises ValueError for a model without classes.
     """
     classes = getattr(bundle.unet.config, "num_class_embeds", None)
     if not classes:
@@ -103,7 +103,7 @@ def sampling_explorer(bundle: Bundle) -> VBox:
         return list(trajectory(model, x_T, grid, bundle.schedule, eta=eta, generator=generator))
 
     def render(
-        t: int, S: int = 50, eta: float = 0.0, scale: float = 1.0, label: int = 0, seed: int = 0
+        t: int, S: int = 50, eta: float = 0.0, scale: float = 1.0, label: int = label, seed: int = 0
     ) -> "matplotlib.figure.Figure":
         return _around(run(S, eta, scale, label, seed), t)
 

@@ -212,6 +212,51 @@ def test_tables_have_a_row_each():
     assert r"`alpha_bar_t`, `ab_t`" in notation.render()
 
 
+def test_columns_can_be_chosen():
+    text = notation.render([find("alpha_bar_t")], ["code", "DDIM"])
+    assert text.splitlines()[0] == "| code | DDIM |"
+    assert text.splitlines()[2] == r"| `alpha_bar_t`, `ab_t` | $\alpha_t$ |"
+    fraction = notation.render([find("beta_t")], ["DDIM"]).splitlines()[2]
+    assert fraction == r"| $1 - \frac{\alpha_t}{\alpha_{t-1}}$ |"
+    with pytest.raises(ValueError, match=r"columns: got .'colour'.*wanted names of"):
+        notation.render(columns=["colour"])
+    assert notation.render_ddpm_ddim(DDPM_DDIM[:1], ["source"]).splitlines()[0] == "| source |"
+    with pytest.raises(ValueError, match=r"columns: got .+ wanted names of"):
+        notation.render_ddpm_ddim(columns=["letter"])
+
+
+def test_a_notebook_shows_the_table():
+    text = notation.render()
+    assert text._repr_markdown_() == text == repr(text)
+
+
+def test_one_letter_for_one_thing():
+    """A letter has one row; those of the latent model are there; z is a latent, w is not used."""
+    letters = [symbol.paper for symbol in SYMBOLS]
+    assert len(letters) == len(set(letters))
+    assert {"z_0", "z_t", "c", r"\kappa", r"\mathcal E", r"\mathcal D"} <= set(letters)
+    assert not {"z", "w", "w + 1"} & set(letters)
+
+
+def test_homonyms_are_names_with_two_meanings():
+    found = notation.homonyms()
+    assert found[r"\alpha_t"] == {"ddpm": RATIO, "ddim": "alpha_bar_t"}
+    for name, meant in found.items():
+        assert {dialect: translate(name, dialect, "here") for dialect in meant} == meant
+    assert "x_0" not in found and "alphas_cumprod" not in found
+
+
+def test_the_chooser_answers_from_the_table():
+    reading, word, answer = notation.chooser().children
+    assert (reading.value, word.value) == ("ddim", r"\alpha_t")
+    assert "alphas_cumprod" in answer.value and r"ddpm: $\bar\alpha_t$" in answer.value
+    reading.value = "ddpm"
+    word.value = r"\alpha_t"
+    assert "<code>alphas</code>" in answer.value and "alphas_cumprod" not in answer.value
+    reading.value, word.value = "here", "scale"
+    assert "ddpm: no name" in answer.value
+
+
 # --- the code speaks the table's language ---------------------------------------------------------
 
 # names that are not symbols of the field: what a function is given to work with or to work on

@@ -163,6 +163,11 @@ def test_sampling_explorer_follows_every_slider_and_samples_only_when_it_must(tm
     assert len(calls) == before and picture.value != picture_before
 
 
+def test_sampling_explorer_starts_at_the_label_it_is_given(tmp_path):
+    controls = by_name(widgets.sampling_explorer(build(tmp_path, classes=4), label=2))
+    assert (controls["label"].value, controls["seed"].value) == (2, 0)
+
+
 def test_sampling_explorer_wants_classes(tmp_path):
     with pytest.raises(ValueError, match="no classes"):
         widgets.sampling_explorer(build(tmp_path, classes=None))

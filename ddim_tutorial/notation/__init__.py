@@ -6,10 +6,11 @@ arXiv:2010.02502); the code of LDM and diffusers writes ``alphas`` and ``alphas_
 package's own names are the dialect ``"here"``.
 """
 
+from .chooser import chooser
 from .dictionary import DDPM_DDIM, RATIO, Row
 from .render import render, render_ddpm_ddim
 from .symbols import DIALECTS, SYMBOLS, Symbol
-from .translator import convert, find, from_alpha_bar, to_alpha_bar, translate
+from .translator import convert, find, from_alpha_bar, homonyms, to_alpha_bar, translate
 
 __all__ = [
     "DDPM_DDIM",
@@ -18,9 +19,11 @@ __all__ = [
     "SYMBOLS",
     "Row",
     "Symbol",
+    "chooser",
     "convert",
     "find",
     "from_alpha_bar",
+    "homonyms",
     "render",
     "render_ddpm_ddim",
     "to_alpha_bar",

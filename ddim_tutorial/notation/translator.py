@@ -53,6 +53,16 @@ def translate(name: str, source: str, target: str) -> str:
     return symbol.names(target)[0]
 
 
+def homonyms() -> dict[str, dict[str, str]]:
+    """Names that two dialects use for different symbols: name -> dialect -> this package's name."""
+    uses: dict[str, dict[str, str]] = {}
+    for symbol in SYMBOLS:
+        for dialect in DIALECTS:
+            for name in symbol.names(dialect):
+                uses.setdefault(name, {})[dialect] = symbol.names("here")[0]
+    return {name: meant for name, meant in uses.items() if len(set(meant.values())) > 1}
+
+
 def to_alpha_bar(values: Tensor | Sequence[float], name: str, dialect: str) -> Tensor:
     r"""Our (T+1,) float64 ``alpha_bar`` from a series for t = 1..T under a dialect's name for
     :math:`\beta_t`, for one step's signal or for :math:`\bar\alpha_t` (in the dialect "here" the
