@@ -16,8 +16,8 @@ from .guidance import cfg
 from .inversion import METHODS, resample
 from .latent import decode, warn_of_cut
 from .metrics import rms
-from .noise import generators, randn
-from .sampling import Step, trajectory
+from .noise import generators, randn, slerp
+from .sampling import Step, sample, trajectory
 from .spacing import times
 from .zoo import Bundle, LatentBundle
 
@@ -200,6 +200,24 @@ def inversion_explorer(bundle: Bundle) -> VBox:
         method=list(METHODS),
         scale=(0.0, 7.5, 0.5),
     )
+
+
+def interpolation_explorer(bundle: Bundle, seeds: tuple[int, int], steps: int = 20) -> VBox:
+    """The unconditional model's picture from a noise between those of two seeds a (weight 0) and b
+    (weight 1), which start at ``seeds``: by slerp and by lerp, with the norm of each x_T."""
+    grid = times(bundle.schedule.T, steps)
+
+    def render(
+        a: int = seeds[0], b: int = seeds[1], weight: float = 0.5
+    ) -> "matplotlib.figure.Figure":
+        noise = randn((2, *bundle.shape), generators([a, b]), device=bundle.device)
+        ways = {"slerp": slerp, "lerp": torch.lerp}
+        x_T = torch.cat([way(noise[:1], noise[1:], weight) for way in ways.values()])
+        x_0 = sample(bundle.model, x_T, grid, bundle.schedule)
+        titles = [f"{name}: norm {x.norm():.1f}" for name, x in zip(ways, x_T, strict=True)]
+        return image_grid(x_0, titles, columns=2, size=2.0)
+
+    return explorer(render, a=(0, 99), b=(0, 99), weight=(0.0, 1.0, 0.05))
 
 
 def jump_explorer(steps: Sequence[Step], decode: Decode | None = None) -> VBox:

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from ipywidgets import FloatSlider, IntSlider
 from PIL import Image
 
-from ddim_tutorial import grids, trajectory, widgets, zoo
+from ddim_tutorial import grids, sample, slerp, trajectory, widgets, zoo
 from ddim_tutorial.inversion import METHODS
 from parts import tiny_pipeline
 
@@ -239,3 +239,28 @@ def test_jump_explorer_shows_the_stored_step_nearest_to_t(tmp_path):
         assert picture.value == grids.to_png(grids.jump_grid([steps[i]])), t
     with pytest.raises(ValueError, match="steps"):
         widgets.jump_explorer([])
+
+
+def test_interpolation_explorer_joins_the_noises_of_two_seeds(tmp_path):
+    bundle = build(tmp_path, classes=None)
+    box = widgets.interpolation_explorer(bundle, (3, 5), steps=2)
+    controls, picture = by_name(box), box.children[-1]
+    assert {name: control.value for name, control in controls.items()} == {
+        "a": 3,
+        "b": 5,
+        "weight": 0.5,
+    }
+    ends = [torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(s)) for s in (3, 5, 9)]
+    for a, b, weight, x_T in ((3, 5, 0.0, ends[0]), (3, 5, 1.0, ends[1]), (9, 5, 0.0, ends[2])):
+        controls["a"].value, controls["b"].value, controls["weight"].value = a, b, weight
+        x_0 = sample(bundle.model, x_T, [1000, 500, 0], bundle.schedule)
+        titles = [f"{way}: norm {x_T.norm():.1f}" for way in ("slerp", "lerp")]
+        both = grids.image_grid(x_0.expand(2, -1, -1, -1), titles, columns=2, size=2.0)
+        assert picture.value == grids.to_png(both), (a, b, weight)
+    controls["a"].value, controls["weight"].value = 3, 0.5
+    middle = torch.cat([slerp(ends[0], ends[1], 0.5), (ends[0] + ends[1]) / 2])
+    x_0 = sample(bundle.model, middle, [1000, 500, 0], bundle.schedule)
+    titles = [
+        f"{way}: norm {x.norm():.1f}" for way, x in zip(("slerp", "lerp"), middle, strict=True)
+    ]
+    assert picture.value == grids.to_png(grids.image_grid(x_0, titles, columns=2, size=2.0))
