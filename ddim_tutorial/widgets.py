@@ -119,11 +119,13 @@ def sampling_explorer(bundle: Bundle, label: int = 0) -> VBox:
     )
 
 
-def latent_explorer(bundle: LatentBundle, prompt: str) -> VBox:
+def latent_explorer(
+    bundle: LatentBundle, prompt: str, *, S: int = 25, scale: float = 7.5, seed: int = 0
+) -> VBox:
     """z_t, z0_hat (both decoded) and delta of a run on a latent model, around the time t.
 
-    Controls: t, the prompt, the number of steps S, guidance scale and seed; moving t alone samples
-    nothing anew.
+    Controls: t, the prompt, the number of steps S, guidance scale and seed, at first those given
+    here; moving t alone samples nothing anew.
     """
 
     @lru_cache(maxsize=8)
@@ -132,7 +134,9 @@ def latent_explorer(bundle: LatentBundle, prompt: str) -> VBox:
         z_T = randn((1, *bundle.shape), generators([seed]), device=bundle.device)
         return list(trajectory(space.model, z_T, space.times(S), space.schedule))
 
-    def render(t: int, prompt: str, S: int, scale: float, seed: int) -> "matplotlib.figure.Figure":
+    def render(
+        t: int, prompt: str, S: int = S, scale: float = scale, seed: int = seed
+    ) -> "matplotlib.figure.Figure":
         warn_of_cut(bundle.pipe, prompt)  # a run that is kept does not say it again
         return _around(run(prompt, S, scale, seed), t, partial(decode, bundle.pipe.vae))
 

@@ -205,9 +205,11 @@ def test_latent_explorer_follows_every_control_and_samples_only_when_it_must(tmp
     tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path, safe_serialization=True)
     bundle, calls = zoo.load(tmp_path, device="cpu"), []
     bundle.pipe.unet.register_forward_hook(lambda _, given, out: calls.append(len(given[0])))
-    box = widgets.latent_explorer(bundle, "a red apple on a table")
+    box = widgets.latent_explorer(bundle, "a red apple on a table", S=2, scale=1.0, seed=3)
     controls, picture = by_name(box), box.children[-1]
     assert list(controls) == ["t", "prompt", "S", "scale", "seed"]
+    assert [controls[name].value for name in ("S", "scale", "seed")] == [2, 1.0, 3]
+    assert calls == [1] * 2  # at scale 1 no batch is doubled
     for name, value in (("S", 3), ("scale", 2.0), ("prompt", "two blue fish"), ("seed", 5)):
         before, picture_before = len(calls), picture.value
         controls[name].value = value
