@@ -215,10 +215,10 @@ def interpolation_explorer(bundle: Bundle, seeds: tuple[int, int], steps: int = 
         a: int = seeds[0], b: int = seeds[1], weight: float = 0.5
     ) -> "matplotlib.figure.Figure":
         noise = randn((2, *bundle.shape), generators([a, b]), device=bundle.device)
-        ways = {"slerp": slerp, "lerp": torch.lerp}
-        x_T = torch.cat([way(noise[:1], noise[1:], weight) for way in ways.values()])
+        ends = noise[:1], noise[1:]
+        x_T = torch.cat([slerp(*ends, weight), torch.lerp(*ends, weight)])
         x_0 = sample(bundle.model, x_T, grid, bundle.schedule)
-        titles = [f"{name}: norm {x.norm():.1f}" for name, x in zip(ways, x_T, strict=True)]
+        titles = [f"{k}: norm {x.norm():.1f}" for k, x in zip(("slerp", "lerp"), x_T, strict=True)]
         return image_grid(x_0, titles, columns=2, size=2.0)
 
     return explorer(render, a=(0, 99), b=(0, 99), weight=(0.0, 1.0, 0.05))
