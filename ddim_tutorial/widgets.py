@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from html import escape
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +14,11 @@ from ipywidgets import HTML, Image, ValueWidget, VBox, interactive
 
 from .grids import image_grid, jump_grid, to_png
 from .guidance import cfg
-from .inversion import METHODS, resample
+from .inversion import METHODS, Inversion, resample
 from .latent import decode, warn_of_cut
 from .metrics import rms
 from .noise import generators, randn, slerp
+from .predict import EpsModel
 from .sampling import Step, sample, trajectory
 from .spacing import times
 from .zoo import Bundle, LatentBundle
@@ -158,50 +160,40 @@ def _around(steps: list[Step], t: int, decode: Decode | None = None) -> "matplot
     return jump_grid(steps[first : first + 5], decode)
 
 
-def inversion_explorer(bundle: Bundle) -> VBox:
+MOST_EVALUATIONS = 400  # of one inversion in the explorer: about ten seconds on two cores
+
+
+def inversion_explorer(bundle: Bundle, methods: Sequence[str] = tuple(METHODS)) -> VBox:
     """A held-out picture, the x_T that inversion finds for it, and what is sampled from that x_T,
     with the error.
 
     Controls: the picture (an index into ``bundle.examples``, with its own label), the number of
-    steps S, the method (one of ``inversion.METHODS``; the coupled ones come back by their own
-    sampler) and the guidance scale. Raises ValueError for a bundle without examples.
+    steps S of the quadratic grid that ends at 1, the method (of ``methods``, names in
+    ``inversion.METHODS``; the coupled ones come back by their own sampler) and the guidance scale;
+    at first the first of each, S = 20, scale = 1. An inversion that takes more than
+    ``MOST_EVALUATIONS`` is stopped, with a message in place of the picture. Raises ValueError for a
+    bundle without examples.
     """
     examples = bundle.examples
     if examples is None:
         raise ValueError(f"bundle: {bundle.name} has no held-out examples to invert")
 
-    def render(picture: int, S: int, method: str, scale: float) -> "matplotlib.figure.Figure":
+    def render(
+        picture: int = 0, S: int = 20, method: str = methods[0], scale: float = 1.0
+    ) -> "matplotlib.figure.Figure":
         x_0, label = (part[picture : picture + 1].to(bundle.device) for part in examples)
-        model, grid = (
-            cfg(bundle.conditional(label), bundle.model, scale),
-            times(bundle.schedule.T, S),
-        )
+        model = cfg(bundle.conditional(label), bundle.model, scale)
+        grid = [*(t for t in times(bundle.schedule.T, S, "quadratic") if t > 1), 1]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the caption says it
-            found = METHODS[method](model, x_0, grid, bundle.schedule)
-        back = resample(model, found, grid, bundle.schedule)
-        solved = (
-            ""
-            if math.isnan(found.residual)
-            else ", converged"
-            if found.converged
-            else ", NOT converged"
-        )
-        return image_grid(
-            torch.cat([x_0, found.x_T / 3, back]),
-            ["$x_0$", "$x_T / 3$", "sampled again"],
-            columns=3,
-            caption=(
-                f"rms error {rms(back, x_0):.3g}; std of x_T {found.x_T.std():.2f}; "
-                f"{found.evaluations} evaluations{solved}"
-            ),
-        )
+            found = METHODS[method](_capped(model), x_0, grid, bundle.schedule)
+        return _round_trip_grid(x_0, found, resample(model, found, grid, bundle.schedule))
 
     return explorer(
         render,
         picture=(0, len(examples.images) - 1),
-        S=(2, 100),
-        method=list(METHODS),
+        S=(2, 50),
+        method=list(methods),
         scale=(0.0, 7.5, 0.5),
     )
 
@@ -222,6 +214,34 @@ def interpolation_explorer(bundle: Bundle, seeds: tuple[int, int], steps: int = 
         return image_grid(x_0, titles, columns=2, size=2.0)
 
     return explorer(render, a=(0, 99), b=(0, 99), weight=(0.0, 1.0, 0.05))
+
+
+def _capped(model: EpsModel) -> EpsModel:
+    """The model, which refuses to be asked more than ``MOST_EVALUATIONS`` times."""
+    asked, most = count(1), MOST_EVALUATIONS
+
+    def eps(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if next(asked) > most:
+            raise ValueError(f"stopped after {most} evaluations: take fewer steps or less guidance")
+        return model(x_t, t)
+
+    return eps
+
+
+def _round_trip_grid(
+    x_0: torch.Tensor, found: Inversion, back: torch.Tensor
+) -> "matplotlib.figure.Figure":
+    solved = ", converged" if found.converged else ", NOT converged"
+    if math.isnan(found.residual):  # no equation was solved
+        solved = ""
+    return image_grid(
+        torch.cat([x_0, found.x_T / 3, back]),
+        ["$x_0$", "$x_T / 3$", "sampled again"],
+        columns=3,
+        size=1.6,
+        caption=f"rms error {rms(back, x_0):.3g}; std of x_T {found.x_T.std():.2f}; "
+        f"{found.evaluations} evaluations{solved}",
+    )
 
 
 def jump_explorer(steps: Sequence[Step], decode: Decode | None = None) -> VBox:

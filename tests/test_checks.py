@@ -41,6 +41,12 @@ def global_seed(seeds, shape):
     return torch.stack([torch.manual_seed(seed) and torch.randn(shape) for seed in seeds])
 
 
+def iterate(g, x, weight=0.5, rounds=100):
+    for _ in range(rounds):
+        x = x + weight * (g(x) - x)
+    return x
+
+
 RIGHT = {
     "translation": lambda betas: from_betas(betas).alpha_bar,
     "add_noise": add_noise,
@@ -59,6 +65,7 @@ RIGHT = {
         z_t, guidance.cfg(lambda x, t: eps_c, lambda x, t: eps_u, scale)(z_t, None), ab_t
     ),
     "slope": lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0],
+    "solve": iterate,
 }
 
 
@@ -432,6 +439,9 @@ WRONG = [
         "on no line",
         "differs",
     ),
+    ("solve", lambda g, x: iterate(g, x, weight=1), "slope -1.2", "differs"),
+    ("solve", lambda g, x: iterate(g, x, rounds=3), "slope 0.5", "differs"),
+    ("solve", lambda g, x: iterate(g, x, rounds=1001), "slope 0.5", "more than 1000 times"),
 ]
 
 
@@ -614,6 +624,7 @@ SLIPS = [
     ),
     ("mix", lambda n, w: torch.tensordot(torch.tensor(w, dtype=n.dtype), n, 1), "not normalised"),
     ("slope", lambda x, y: np.polyfit(np.log(y), np.log(x), 1)[0], "x and y are swapped"),
+    ("solve", lambda g, x: g(x), "you returned g(x) of the first x"),
 ]
 
 

@@ -186,8 +186,12 @@ def test_inversion_explorer_follows_every_control(tmp_path):
     controls, picture = by_name(box), box.children[-1]
     assert list(controls) == ["picture", "S", "method", "scale"] and controls["picture"].max == 2
     assert controls["method"].options == tuple(METHODS)
+    start = {name: control.value for name, control in controls.items()}
+    assert start == {"picture": 0, "S": 20, "method": "naive, target time", "scale": 1.0}
+    assert asked == [[2]] * 40  # its own label, without guidance; twenty steps up and twenty down
     for name, value in (
         ("S", 4),
+        ("scale", 3.0),
         ("scale", 1.0),
         ("picture", 2),
         ("method", "naive, source time"),
@@ -199,6 +203,31 @@ def test_inversion_explorer_follows_every_control(tmp_path):
         if name == "picture":
             assert asked[before:] == [[3]] * 8  # its own label; four steps up and four down
     assert len(asked) - before > 8  # the fixed point asks more often
+
+
+def test_inversion_explorer_ends_at_1_and_stops_what_takes_long(tmp_path, monkeypatch):
+    bundle = build(tmp_path, classes=4)
+    pictures = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    bundle = replace(bundle, examples=zoo.Examples(pictures, torch.tensor([2])))
+    monkeypatch.setattr(widgets, "MOST_EVALUATIONS", 21)
+    grids_seen = []
+
+    def slow(model, x_0, grid, schedule):
+        grids_seen.append(grid)
+        for _ in range(len(grid)):
+            model(x_0, torch.tensor([1]))
+        return METHODS["naive, target time"](bundle.model, x_0, grid, schedule)
+
+    monkeypatch.setitem(METHODS, "slow", slow)
+    box = widgets.inversion_explorer(bundle, ["slow"])
+    controls, message, picture = by_name(box), *box.children[-2:]
+    assert controls["method"].options == ("slow",)
+    assert message.value == "" and picture.value  # 21 times are asked 21 times
+    controls["S"].value = 21
+    assert "stopped after 21 evaluations" in message.value and not picture.value
+    controls["S"].value = 50
+    assert [len(grid) for grid in grids_seen] == [21, 22, 50]  # at S = 50 one time is 1 already
+    assert all(grid[0] == 1000 and grid[-1] == 1 for grid in grids_seen)
 
 
 def test_latent_explorer_follows_every_control_and_samples_only_when_it_must(tmp_path):

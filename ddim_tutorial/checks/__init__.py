@@ -15,7 +15,7 @@ from .formulas import (
     check_predict_x0,
     check_translation,
 )
-from .inversion import check_invert, check_invert_step, check_slope
+from .inversion import check_invert, check_invert_step, check_slope, check_solve
 from .judge import Result
 from .noise import check_mix, check_noise, check_slerp
 from .sampling import check_jumps, check_times, check_trajectory
@@ -34,6 +34,7 @@ __all__ = [
     "check_predict_x0",
     "check_slerp",
     "check_slope",
+    "check_solve",
     "check_times",
     "check_trajectory",
     "check_translation",

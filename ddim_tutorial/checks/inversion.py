@@ -1,7 +1,7 @@
 """Inversion, notebook 03."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from ..analytic import gaussian
 from ..schedule import linear
 from . import slips
 from .asked import Questions
-from .judge import Claim, draw, find_problem, judge, verdict
+from .judge import Claim, Mistake, as_tensor, draw, find_problem, judge, verdict
 
 
 @judge
@@ -120,3 +120,28 @@ def check_slope(fn: Callable[[list[float], list[float]], float]) -> Iterator[Cla
         lambda: fn(x, y),
         float(polyfit(log(x), log(y), 1)[0]),
     )
+
+
+@judge
+def check_solve(fn: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> Iterator[Claim]:
+    """Judge ``fn(g, x) -> x``: the solution of x = g(x) by averaging x and g(x) from the given x
+    on, for maps whose slope lies between -2 and 0.5, where plain iteration fails below -1."""
+    root = draw(3, 1)
+
+    def line(slope: float, most: int = 1000) -> Callable[[Tensor], Tensor]:
+        asked = count(1)
+
+        def g(x: Any) -> Tensor:
+            if next(asked) > most:
+                raise Mistake(f"g was asked more than {most} times; after how many do you stop?")
+            return root + slope * (as_tensor(x) - root)
+
+        return g
+
+    for slope in (0.5, -0.5, -1.2, -1.9):
+        yield Claim(
+            f"a line of slope {slope:g}: the x with x = g(x), three numbers at once",
+            lambda slope=slope: fn(line(slope), torch.zeros_like(root)),
+            root,
+            {"you returned g(x) of the first x": line(slope)(torch.zeros_like(root))},
+        )
