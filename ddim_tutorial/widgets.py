@@ -200,14 +200,23 @@ def inversion_explorer(bundle: Bundle) -> VBox:
     )
 
 
-def jump_explorer(steps: Sequence[Step], decode: Decode | None = None) -> VBox:
+def jump_explorer(
+    steps: Sequence[Step], decode: Decode | None = None, *, start: int | None = None
+) -> VBox:
     """A slider over the steps of a stored run (``list(trajectory(...))``): x_t, x0_hat and delta of
-    the one nearest to t, drawn as in :func:`grids.jump_grid`. Nothing is sampled anew."""
+    the one nearest to t, drawn as in :func:`grids.jump_grid`. Nothing is sampled anew.
+
+    start: the t shown at first, by default the run's first.
+    """
     if not steps:
         raise ValueError("steps: got none, wanted those of a trajectory")
     first, last = min(step.t for step in steps), max(step.t for step in steps)
+    if start is None:
+        start = steps[0].t
+    if not first <= start <= last:
+        raise ValueError(f"start: got {start}, wanted a time of the run, {first}..{last}")
 
-    def render(t: int) -> "matplotlib.figure.Figure":
+    def render(t: int = start) -> "matplotlib.figure.Figure":
         return jump_grid([min(steps, key=lambda step: abs(step.t - t))], decode)
 
     return explorer(render, t=(first, last))

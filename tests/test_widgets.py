@@ -228,9 +228,14 @@ def test_jump_explorer_shows_the_stored_step_nearest_to_t(tmp_path):
     steps = list(trajectory(bundle.model, x_T, [1000, 600, 200, 0], bundle.schedule))
     box = widgets.jump_explorer(steps)
     slider, picture = by_name(box)["t"], box.children[-1]
-    assert (slider.min, slider.max) == (200, 1000)
+    assert (slider.min, slider.value, slider.max) == (200, 1000, 1000)
     for t, i in ((1000, 0), (790, 1), (210, 2)):
         slider.value = t
         assert picture.value == grids.to_png(grids.jump_grid([steps[i]])), t
+    box = widgets.jump_explorer(steps, start=600)
+    assert by_name(box)["t"].value == 600
+    assert box.children[-1].value == grids.to_png(grids.jump_grid([steps[1]]))
+    with pytest.raises(ValueError, match="start: got 1001"):
+        widgets.jump_explorer(steps, start=1001)
     with pytest.raises(ValueError, match="steps"):
         widgets.jump_explorer([])
