@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from ddim_tutorial import (
+    Schedule,
     add_noise,
+    analytic,
     checks,
     ddim_sigma,
     ddim_step,
@@ -47,6 +49,21 @@ def iterate(g, x, weight=0.5, rounds=100):
     return x
 
 
+def data_set(images, ab_t):
+    """The package's closed form, on a schedule of one step to ``ab_t``."""
+    return analytic.dataset(images, Schedule(torch.stack([torch.ones_like(ab_t), ab_t])))
+
+
+def posterior_mean(x_t, images, ab, *, half=0.5, signal=torch.sqrt, spread=None, mean=False):
+    """The weighted mean of a learner, with one thing changed."""
+    spread = 1 - ab if spread is None else spread(1 - ab)
+    squares = (x_t[:, None] - signal(ab) * images).square().flatten(2)
+    squares = squares.mean(2) if mean else squares.sum(2)
+    weights = (-half * squares / spread).exp()
+    weights = weights / weights.sum(1, keepdim=True)
+    return torch.tensordot(weights, images, 1)
+
+
 RIGHT = {
     "translation": lambda betas: from_betas(betas).alpha_bar,
     "add_noise": add_noise,
@@ -66,6 +83,9 @@ RIGHT = {
     ),
     "slope": lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0],
     "solve": iterate,
+    "posterior_mean": lambda x_t, images, ab_t: predict_x0(
+        x_t, data_set(images, ab_t)(x_t, torch.ones(len(x_t), dtype=torch.int64)), ab_t
+    ),
 }
 
 
@@ -442,6 +462,54 @@ WRONG = [
     ("solve", lambda g, x: iterate(g, x, weight=1), "slope -1.2", "differs"),
     ("solve", lambda g, x: iterate(g, x, rounds=3), "slope 0.5", "differs"),
     ("solve", lambda g, x: iterate(g, x, rounds=1001), "slope 0.5", "more than 1000 times"),
+    ("posterior_mean", posterior_mean, "0.9999", "NaN"),  # right, but its weights underflow
+    (
+        "posterior_mean",
+        lambda *given: posterior_mean(*given, half=1),
+        "tanh",
+        "the 2 under the squared distance is missing",
+    ),
+    (
+        "posterior_mean",
+        lambda *given: posterior_mean(*given, signal=torch.ones_like),
+        "tanh",
+        "the images are not scaled by sqrt(alpha_bar_t)",
+    ),
+    (
+        "posterior_mean",
+        lambda *given: posterior_mean(*given, spread=torch.sqrt),
+        "tanh",
+        "it divides by sqrt(1 - alpha_bar_t)",
+    ),
+    (
+        "posterior_mean",
+        lambda *given: posterior_mean(*given, mean=True),
+        "seven pictures",
+        "averaged over the pixels",
+    ),
+    (
+        "posterior_mean",
+        lambda x_t, images, ab: posterior_mean(x_t[:1], images, ab).expand_as(x_t),
+        "tanh",
+        "differs",
+    ),
+    (
+        "posterior_mean",
+        lambda x_t, images, ab: torch.tensordot(
+            (ab.sqrt() / (1 - ab) * x_t.flatten(1) @ images.flatten(1).T).softmax(1), images, 1
+        ),
+        "seven pictures",  # |x_i|^2 is forgotten, which is the same for 1 and -1
+        "differs",
+    ),
+    (
+        "posterior_mean",
+        lambda x_t, images, ab: images[
+            (x_t[:, None] - ab.sqrt() * images).square().flatten(2).sum(2).argmin(1)
+        ],
+        "tanh",
+        "only the nearest image",
+    ),
+    ("posterior_mean", lambda x_t, images, ab: images, "tanh", "got shape (2, 1), wanted (5, 1)"),
 ]
 
 

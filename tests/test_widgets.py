@@ -209,7 +209,7 @@ def test_inversion_explorer_ends_at_1_and_stops_what_takes_long(tmp_path, monkey
     bundle = build(tmp_path, classes=4)
     pictures = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     bundle = replace(bundle, examples=zoo.Examples(pictures, torch.tensor([2])))
-    monkeypatch.setattr(widgets, "MOST_EVALUATIONS", 21)
+    monkeypatch.setattr("ddim_tutorial.widgets.inversion.MOST_EVALUATIONS", 21)
     grids_seen = []
 
     def slow(model, x_0, grid, schedule):
@@ -264,10 +264,15 @@ def test_jump_explorer_shows_the_stored_step_nearest_to_t(tmp_path):
     steps = list(trajectory(bundle.model, x_T, [1000, 600, 200, 0], bundle.schedule))
     box = widgets.jump_explorer(steps)
     slider, picture = by_name(box)["t"], box.children[-1]
-    assert (slider.min, slider.max) == (200, 1000)
+    assert (slider.min, slider.value, slider.max) == (200, 1000, 1000)
     for t, i in ((1000, 0), (790, 1), (210, 2)):
         slider.value = t
         assert picture.value == grids.to_png(grids.jump_grid([steps[i]])), t
+    box = widgets.jump_explorer(steps, start=600)
+    assert by_name(box)["t"].value == 600
+    assert box.children[-1].value == grids.to_png(grids.jump_grid([steps[1]]))
+    with pytest.raises(ValueError, match="start: got 1001"):
+        widgets.jump_explorer(steps, start=1001)
     with pytest.raises(ValueError, match="steps"):
         widgets.jump_explorer([])
 

@@ -18,6 +18,7 @@ from .formulas import (
 from .inversion import check_invert, check_invert_step, check_slope, check_solve
 from .judge import Result
 from .noise import check_mix, check_noise, check_slerp
+from .posterior import check_posterior_mean
 from .sampling import check_jumps, check_times, check_trajectory
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "check_jumps",
     "check_mix",
     "check_noise",
+    "check_posterior_mean",
     "check_predict_x0",
     "check_slerp",
     "check_slope",

@@ -1,0 +1,19 @@
+"""Sliders over grids: they hold the state and call a function that draws; no mathematics here."""
+
+from .explorer import explorer
+from .inversion import inversion_explorer
+from .sampling import (
+    interpolation_explorer,
+    jump_explorer,
+    latent_explorer,
+    sampling_explorer,
+)
+
+__all__ = [
+    "explorer",
+    "interpolation_explorer",
+    "inversion_explorer",
+    "jump_explorer",
+    "latent_explorer",
+    "sampling_explorer",
+]
