@@ -230,6 +230,14 @@ def test_a_budget_of_one_is_the_naive_inversion(device):
     assert torch.equal(once.x_T, invert(MODEL, x_0, grid, SCHEDULE).x_T) and once.evaluations == 10
 
 
+def test_the_budget_is_fifty_evaluations_a_step(device):
+    """A step of Gaussian data contracts by (1 - rho_s / rho_t) |1 - std^2 / rho_t^2|: .93 from 600
+    to 100, which is far from 1e-12 after fifty."""
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        found = invert_fixed_point(MODEL, images(device, 4, 3), [600, 100], SCHEDULE, tol=1e-12)
+    assert found.evaluations == 50
+
+
 @pytest.mark.parametrize(
     "method",
     [invert, functools.partial(invert, eps_time="source"), invert_fixed_point, TIGHT],
