@@ -232,7 +232,9 @@ def test_a_budget_of_one_is_the_naive_inversion(device):
 
 
 @pytest.mark.parametrize(
-    "method", [invert_fixed_point, functools.partial(invert_exact, memory=0)], ids=["plain", "exact"]
+    "method",
+    [invert_fixed_point, functools.partial(invert_exact, memory=0)],
+    ids=["plain", "exact"],
 )
 def test_the_budget_is_fifty_evaluations_a_step(method, device):
     """A step of Gaussian data contracts by (1 - rho_s / rho_t) |1 - std^2 / rho_t^2|: .93 from 600
