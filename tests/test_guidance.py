@@ -192,6 +192,19 @@ def test_classifier_needs_no_outer_gradient_and_leaves_none(device):
         )
 
 
+def test_a_classifier_may_keep_the_time_for_its_gradient(device):
+    """A tensor made in inference mode cannot be saved for backward: t is a copy. By hand,
+    d(t sum x) / dx = t."""
+    with torch.inference_mode():
+        x_t, t = question(device)
+        plain = lambda x, t: torch.zeros_like(x)  # noqa: E731
+        log_prob = lambda x, t: (t.view(-1, 1, 1) * x).sum((1, 2))  # noqa: E731
+        seen = classifier(plain, log_prob, 2.0, SCHEDULE)(x_t, t)
+        sigma = (1 - SCHEDULE.alpha_bar.to(device)[t]).sqrt()
+    wanted = (-2 * sigma * t).view(3, 1, 1).expand_as(seen)
+    torch.testing.assert_close(seen, wanted, rtol=1e-12, atol=0)
+
+
 def test_pred_eps_and_x0_carries_the_classifiers_gradient(device):
     """With the perfect classifier the jump is that of component y: the posterior mean given the
     label."""

@@ -15,6 +15,7 @@ from ddim_tutorial import (
     eps_from_v,
     from_scheduler,
     invert,
+    invert_exact,
     invert_fixed_point,
     linear,
     metrics,
@@ -227,6 +228,19 @@ def test_a_budget_of_one_is_the_naive_inversion(device):
     with pytest.warns(RuntimeWarning):
         once = invert_fixed_point(MODEL, x_0, grid, SCHEDULE, max_iter=1)
     assert torch.equal(once.x_T, invert(MODEL, x_0, grid, SCHEDULE).x_T) and once.evaluations == 10
+
+
+@pytest.mark.parametrize(
+    "method",
+    [invert_fixed_point, functools.partial(invert_exact, memory=0)],
+    ids=["plain", "exact"],
+)
+def test_the_budget_is_fifty_evaluations_a_step(method, device):
+    """A step of Gaussian data contracts by (1 - rho_s / rho_t) |1 - std^2 / rho_t^2|: .93 from 600
+    to 100, which is far from 1e-12 after fifty."""
+    with pytest.warns(RuntimeWarning, match="did not converge"):
+        found = method(MODEL, images(device, 4, 3), [600, 100], SCHEDULE, tol=1e-12)
+    assert found.evaluations == 50
 
 
 @pytest.mark.parametrize(

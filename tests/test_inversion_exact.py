@@ -111,6 +111,18 @@ def test_on_a_linear_map_the_acceleration_ends_after_as_many_differences_as_eige
     assert solved == (memory == 3) and evaluations <= 6
 
 
+def test_a_step_ends_when_its_residual_has_not_fallen_for_five_iterations():
+    """z <- -z: ||g - z|| / ||z|| is 2 for ever, so nothing after the first iteration is better."""
+    best, evaluations, residual = solve(lambda z: Iterate(z, z, -z), data(), 1e-6, 50, memory=0)
+    assert evaluations == 1 + 5 and residual.tolist() == [2.0] * 8 and torch.equal(best.z, data())
+
+
+def test_a_residual_equal_to_the_tolerance_is_converged():
+    first = invert_exact(EVERYTHING, data(), [600, 500], SCHEDULE)
+    again = invert_exact(EVERYTHING, data(), [600, 500], SCHEDULE, tol=first.residual)
+    assert again.residual == first.residual > 0 and again.converged
+
+
 def test_without_memory_and_past_it_is_the_plain_iteration():
     """One step alone has no step before it to start from."""
     grid, x = [600, 500], data()

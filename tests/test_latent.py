@@ -1,6 +1,7 @@
 """A pipeline as a latent space: its latents against StableDiffusionPipeline's own, its pictures,
 its prompts."""
 
+import copy
 import re
 import warnings
 from pathlib import Path
@@ -117,6 +118,13 @@ def test_pictures_go_through_the_autoencoder_with_its_scale(pipe):
         space.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 
 
+def test_the_precision_of_the_autoencoder_is_its_own_affair(pipe):
+    precise, x = copy.deepcopy(pipe.vae).double(), torch.rand(1, 3, 16, 16) * 2 - 1
+    for coder, given in ((latent.encode, x), (latent.decode, noise())):
+        seen = coder(precise, given)
+        assert seen.dtype == torch.float32 and relative(seen, coder(pipe.vae, given)) <= 1e-5
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -168,8 +176,10 @@ def test_decoding_halves_its_chunk_until_it_fits():
     z, vae = torch.arange(44.0).view(11, 4, 1, 1), Small(room=3)
     torch.testing.assert_close(latent.decode(vae, z, chunk=8), 2 * z + 1)
     assert vae.tried == [8, 4, 2, 2, 2, 2, 2, 1]
+    none = Small(room=0)
     with pytest.raises(torch.OutOfMemoryError):
-        latent.decode(Small(room=0), z)
+        latent.decode(none, z, chunk=4)
+    assert none.tried == [4, 2, 1]
 
 
 def test_large_pictures_are_decoded_a_few_at_a_time():
@@ -183,7 +193,7 @@ def test_a_prompt_that_is_too_long_is_cut_and_what_is_lost_is_said(pipe):
     long = "two blue fish " * 7 + "a red apple"
     with pytest.warns(UserWarning, match=r"tokens, the text encoder takes 24; cut: '.*red apple'"):
         latent.from_pipeline(pipe, ["two blue fish", long])
-    with pytest.warns(UserWarning, match="negative_prompt: .*cut"):
+    with pytest.warns(UserWarning, match="^negative_prompt: .*cut"):
         latent.from_pipeline(pipe, "two blue fish", long)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -349,6 +359,15 @@ def test_a_pipeline_of_the_same_parts_is_taken(pipe, name):
     spaces = [latent.from_pipeline(p, "two blue fish", scale=2.0) for p in (other, pipe)]
     eps, expected = (space.model(noise(), torch.tensor([500, 500])) for space in spaces)
     torch.testing.assert_close(eps, expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_looks_at_finished_pictures_is_no_obstacle(pipe):
+    """Stable Diffusion 1.x comes with a safety checker, which the network does not know of."""
+    finishing = {"safety_checker": Small(room=1), "feature_extractor": Small(room=1)}
+    other = other_pipeline("StableDiffusionPipeline", pipe, **finishing)
+    assert other.safety_checker is not None
+    latent.from_pipeline(other, "two blue fish")
 
 
 def test_each_prompt_may_have_its_negative_prompt(pipe):

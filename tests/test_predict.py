@@ -166,6 +166,12 @@ def test_noise_comes_from_the_generator(device):
     )
 
 
+def test_noise_of_another_precision_leaves_the_picture_its_own():
+    schedule, x_0, noise = linear(), torch.zeros(2, 3), torch.randn(2, 3, dtype=torch.float64)
+    seen = pred_eps_and_x0(analytic.gaussian(0.3, 0.7, schedule), x_0, 500, schedule, noise=noise)
+    assert [part.dtype for part in seen] == [torch.float32] * 2
+
+
 def test_one_generator_per_picture(device):
     batch = randn((3, 2, 4), generators([5, 6, 7]), device=device)
     for i, seed in enumerate([5, 6, 7]):

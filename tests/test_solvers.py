@@ -265,6 +265,16 @@ def test_the_state_stays_float32_and_gradients_flow_only_when_asked_for(name, de
     torch.testing.assert_close(gradient, moved, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", FAST)
+def test_an_answer_in_half_precision_is_taken_as_the_numbers_it_is(name, device):
+    """The direction is made of it in float32: nothing is rounded but the answer itself."""
+    grid, x_T = times(1000, 10), start(device, 2, 3).float()
+    half = lambda x_t, t: MODEL(x_t, t).bfloat16()  # noqa: E731
+    models = half, lambda x_t, t: half(x_t, t).float()
+    seen, wanted = (final(SOLVERS[name](model, x_T, grid, SCHEDULE)) for model in models)
+    assert relative(seen, wanted) <= 1e-6
+
+
 def untyped(test):
     return pytest.mark.usefixtures("without_the_type_checker")(test)
 
