@@ -270,6 +270,14 @@ def test_inversion_keeps_no_graph(method, device):
     assert not method(MODEL, x_0, times(1000, 5), SCHEDULE).x_T.requires_grad
 
 
+@pytest.mark.parametrize("method", [invert, invert_fixed_point])
+def test_a_picture_in_half_precision_is_inverted_in_float32(method, device):
+    """The picture is rounded, the way up is not: its x_T is that of the same numbers in float32."""
+    half, grid = images(device, 4, 3).half(), times(1000, 5)
+    seen, wanted = (method(MODEL, x, grid, SCHEDULE).x_T for x in (half, half.float()))
+    assert seen.dtype == torch.float32 and relative(seen, wanted) <= 1e-6
+
+
 def test_naive_inversion_claims_nothing(device):
     result = invert(MODEL, images(device, 4, 3), times(1000, 10), SCHEDULE)
     assert not result.converged and math.isnan(result.residual)
