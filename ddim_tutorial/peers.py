@@ -178,7 +178,7 @@ def t_to_sigma(t: float | Sequence[float] | Tensor, schedule: Schedule) -> Float
     if not bool(((t >= 1) & (t <= schedule.T)).all()):
         raise ValueError(f"t={t.tolist()}: pass times in 1..{schedule.T}; sigma is 0 at t = 0")
     log_sigma = _log_sigmas(schedule)
-    low = (t.floor().long() - 1).clamp(max=schedule.T - 1)
+    low = t.floor().long() - 1
     high = (low + 1).clamp(max=schedule.T - 1)
     return torch.lerp(log_sigma[low], log_sigma[high], t - t.floor()).exp()
 
