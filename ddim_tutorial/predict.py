@@ -59,7 +59,8 @@ def predict_x0(x_t: Images, eps: Images, ab_t: Level) -> Images:
     """x0_hat = (x_t - sqrt(1 - ab_t) eps) / sqrt(ab_t) (DDIM, arXiv:2010.02502, Eq. 9)."""
     require_like("eps", eps, x_t)
     ab_t = require_level("ab_t", ab_t)
-    return plus(x_t, -sqrt(1 - ab_t), eps).div_(sqrt(ab_t))  # into the new tensor
+    # into the new tensor, and times the inverse: a division takes half as long again
+    return plus(x_t, -sqrt(1 - ab_t), eps).mul_(1 / sqrt(ab_t))
 
 
 def predict_eps(x_t: Images, x0_hat: Images, ab_t: Level) -> Images:
