@@ -32,7 +32,8 @@ WORDS = ["a red apple on a table", "a cassette player", "two blue fish", "blurry
 
 
 def tiny_pipeline(folder):
-    """Stable Diffusion's parts, random and tiny; ``folder`` takes the tokenizer's files."""
+    """Stable Diffusion's parts, random and tiny, the same in each run; ``folder`` takes the
+    tokenizer's files."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -67,10 +68,14 @@ def tiny_pipeline(folder):
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=2,
     )
-    with torch.no_grad():  # so that the prompt matters
+    vocabulary = tokenizer.get_vocab()  # merges of one frequency get their ids in any order
+    rows = torch.tensor([vocabulary[token] for token in sorted(vocabulary)])
+    embedding = text_encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        embedding[rows] = embedding.clone()
         for name, parameter in unet.named_parameters():
-            if "attn2.to_" in name:
-                parameter.mul_(4)
+            if "attn2.to_" in name:  # so that the prompt matters
+                parameter.mul_(2)
     vae = AutoencoderKL(
         latent_channels=4,
         block_out_channels=(8, 8),
