@@ -4,7 +4,10 @@ data reader."""
 import gzip
 import json
 import math
+import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -140,6 +143,45 @@ def test_muon_computes_in_the_precision_of_its_run(precision, tmp_path, monkeypa
 
     fit(nn.Linear(2, 2), loss, tmp_path, settings, precision=precision, matrices={"weight"})
     assert asked == [PRECISIONS[precision]]
+
+
+HALVES = """
+import sys
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from ddim_tutorial.training.loop import Settings, fit, processes
+
+def loss(net):
+    rows = slice(processes().process_index, None, processes().num_processes)
+    return (net(INPUTS[rows]) - TARGETS[rows]).square().mean(), {}
+
+torch.manual_seed(0)
+net, INPUTS, TARGETS = nn.Linear(3, 2), torch.randn(8, 3), torch.randn(8, 2)
+settings = Settings(steps=5, lr=1e-2, warmup=1, ema=0.5, log_every=1)
+mean = fit(net, loss, sys.argv[1], settings, precision="no")
+save_file(mean.state_dict(), f"{sys.argv[1]}/mean-{processes().process_index}.safetensors")
+"""
+
+
+def test_two_processes_train_one_network(tmp_path):
+    """Each sees half of the rows, so the mean of their gradients is the gradient of all."""
+    script = tmp_path / "halves.py"
+    script.write_text(HALVES)
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    means = []
+    for name, launch in (("one", []), ("two", two)):
+        subprocess.run(
+            [sys.executable, *launch, script, tmp_path / name],
+            check=True,
+            env=os.environ | {"PYTHONPATH": os.getcwd(), "CUDA_VISIBLE_DEVICES": ""},
+        )
+        means += [load_file(path) for path in sorted((tmp_path / name).glob("mean-*"))]
+        assert len((tmp_path / name / "log.jsonl").read_text().splitlines()) == 5
+    alone, first, second = means
+    for key, wanted in alone.items():
+        torch.testing.assert_close(first[key], wanted, rtol=1e-5, atol=1e-6)
+        assert torch.equal(first[key], second[key])
 
 
 def test_an_unknown_precision_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -31,7 +31,7 @@ from ddim_tutorial.training.checkpoint import (
 from ddim_tutorial.training.log import Log
 from ddim_tutorial.training.muon import Muon
 
-__all__ = ["Settings", "finished", "fit", "learning_rate", "mixed_precision"]
+__all__ = ["Settings", "finished", "fit", "learning_rate", "mixed_precision", "processes"]
 
 LossFn = Callable[[nn.Module], tuple[Tensor, dict[str, Tensor]]]
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}  # of what autocast computes, by precision
@@ -154,7 +154,13 @@ def new_accelerator(precision: str) -> Accelerator:
     if precision not in DTYPES:
         raise ValueError(f"precision: got {precision!r}, wanted one of {', '.join(DTYPES)}")
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
+    return Accelerator(mixed_precision=precision, cpu=processes().device.type == "cpu")
+
+
+def processes() -> PartialState:
+    """The processes of this launch, one or several of torchrun's. On CPUs accelerate looks for the
+    others only where it is told that CPUs are meant: without it each would train alone."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 @contextmanager

@@ -4,13 +4,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.metrics import psnr
-from ddim_tutorial.training.loop import Settings, fit
+from ddim_tutorial.training.loop import Settings, fit, processes
 
 from .data import RUN, read_data
 from .networks import Autoencoder, new_vae
@@ -127,6 +126,6 @@ def train_autoencoder(
         precision=precision,
         on_save=look,
     )
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         centre(ema.vae, train)
         ema.vae.save_pretrained(run / "vae")

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ddim_tutorial.predict import add_noise
 from ddim_tutorial.schedule import scaled_linear
-from ddim_tutorial.training.loop import Settings, fit, mixed_precision
+from ddim_tutorial.training.loop import Settings, fit, mixed_precision, processes
 
 from .autoencoder import decode, encode
 from .captions import (
@@ -64,7 +63,7 @@ def encode_families(images: Tensor, vae, count: int, precision: str) -> dict[str
 def corpus(data: Emoji, vae, tokenizer, path: Path, count: int, precision: str) -> Corpus:
     """The corpus of the training pictures; the latents are encoded once, into ``path``."""
     rows = (data.split == 0).nonzero()[:, 0]
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         if not path.exists():
             save_file(encode_families(data.images[rows], vae, count, precision), path)
     latents = load_file(path)
@@ -128,7 +127,7 @@ def diffusion_loss(
 def prepare(data: Emoji, run: Path, init: Path | None, attention: str):
     """(vae, tokenizer, text encoder, unet) to start from: ``init``'s, or the run's autoencoder and
     new networks."""
-    with PartialState().main_process_first():  # the others find the files
+    with processes().main_process_first():  # the others find the files
         if init is not None and not (run / "diffusion" / "init.json").exists():
             take_over(init, run)
         if not (run / "vae").exists():

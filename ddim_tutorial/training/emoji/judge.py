@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.grids import from_uint8
-from ddim_tutorial.training.loop import Settings, fit
+from ddim_tutorial.training.loop import Settings, fit, processes
 
 from .autoencoder import decode, encode
 from .data import RUN, STYLES, Emoji, read_data
@@ -137,7 +136,7 @@ def train_judge(
         precision=precision,
         matrices=matrices,
     )
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         found = ceiling(judge, data, vae, torch.arange(len(data.images)))
         print(json.dumps(found, indent=2))
         save_judge(judge, data.names, run / "judge.safetensors")
