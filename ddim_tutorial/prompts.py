@@ -35,8 +35,9 @@ def warn_of_cut(pipe: "StableDiffusionPipeline", text: str, name: str = "prompt"
     """Warn, with what is cut, where ``text`` is longer than the text encoder of ``pipe`` takes. A
     token of textual inversion counts as its vectors."""
     tokenizer, limit = pipe.tokenizer, pipe.tokenizer.model_max_length
-    converted = pipe.maybe_convert_prompt(text, tokenizer)
-    tokens = tokenizer(converted, truncation=False, verbose=False).input_ids
+    with without_remarks():  # the conversion tokenizes too
+        converted = pipe.maybe_convert_prompt(text, tokenizer)
+        tokens = tokenizer(converted, truncation=False).input_ids
     if len(tokens) > limit:
         # the start is decoded alone: some thousand tokens would fill the screen
         cut = tokenizer.decode(tokens[limit - 1 : min(len(tokens) - 1, limit - 1 + CUT_SHOWN)])

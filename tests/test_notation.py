@@ -14,7 +14,7 @@ import torch
 from diffusers import DDIMScheduler
 
 import ddim_tutorial
-from ddim_tutorial import linear, notation
+from ddim_tutorial import ddim_sigma, linear, notation
 from ddim_tutorial.notation import DDPM_DDIM, DIALECTS, RATIO, SYMBOLS, convert, find, translate
 
 FOLDER = Path(ddim_tutorial.__file__).parent
@@ -89,22 +89,6 @@ def test_ddpm_row_equals_ddim_row_equals_code(row):
     assert same(ddpm, eval(row.code, {"sqrt": sympy.sqrt, **LETTERS["code"]}))
 
 
-def test_every_eta_keeps_the_marginal():
-    """x_s = sqrt(a_s) x0_hat + sqrt(1 - a_s - sigma^2) eps + sigma z has mean sqrt(a_s) x_0 and
-    variance 1 - a_s."""
-    sigma2 = sympy.Symbol("sigma2", positive=True)
-    x_noisy = sympy.sqrt(a_t) * x_0 + sympy.sqrt(1 - a_t) * eps
-    x0_hat = (x_noisy - sympy.sqrt(1 - a_t) * eps) / sympy.sqrt(a_t)
-    mean_and_direction = sympy.expand(sympy.sqrt(a_s) * x0_hat + sympy.sqrt(1 - a_s - sigma2) * eps)
-    assert sympy.simplify(mean_and_direction.coeff(x_0) - sympy.sqrt(a_s)) == 0
-    assert sympy.simplify(mean_and_direction.coeff(eps) ** 2 + sigma2 - (1 - a_s)) == 0
-    # and in DDIM's own form, Lemma 1: q(x_s | x_t, x_0) averaged over q(x_t | x_0)
-    slope = sympy.sqrt(1 - a_s - SIGMA2) / sympy.sqrt(1 - a_t)
-    kernel_mean = sympy.sqrt(a_s) * x_0 + slope * (x_t - sympy.sqrt(a_t) * x_0)
-    assert sympy.simplify(kernel_mean.subs(x_t, sympy.sqrt(a_t) * x_0) - sympy.sqrt(a_s) * x_0) == 0
-    assert sympy.simplify(kernel_mean.diff(x_t) ** 2 * (1 - a_t) + SIGMA2 - (1 - a_s)) == 0
-
-
 def test_eta_one_is_the_posterior_of_ddpm():
     """q(x_s | x_t, x_0) by Bayes from q(x_t | x_s) and q(x_s | x_0): variance (DDPM Eq. 7) and
     mean."""
@@ -112,6 +96,9 @@ def test_eta_one_is_the_posterior_of_ddpm():
     precision = (1 - beta) / beta + 1 / (1 - a_s)
     variance = SIGMA2.subs(eta, 1)
     assert sympy.simplify(1 / precision - variance) == 0
+    assert ddim_sigma(0.3, 0.6, 1.0) ** 2 == pytest.approx(
+        float(variance.subs({a_t: 0.3, a_s: 0.6}))
+    )
     bayes = (sympy.sqrt(1 - beta) * x_t / beta + sympy.sqrt(a_s) * x_0 / (1 - a_s)) / precision
     noise = (x_t - sympy.sqrt(a_t) * x_0) / sympy.sqrt(1 - a_t)
     assert same(bayes, sympy.sqrt(a_s) * x_0 + sympy.sqrt(1 - a_s - variance) * noise)
