@@ -62,6 +62,8 @@ def jump_grid(
     decode: Callable[[Tensor], Tensor] | None = None,
     columns: int = 8,
     index: int = 0,
+    *,
+    size: float = 1.15,
 ) -> "matplotlib.figure.Figure":
     """Rows x_t | x0_hat | delta = x0_hat - x_t of a sampling run, for ``columns`` times spread
     evenly over ``steps``.
@@ -71,6 +73,7 @@ def jump_grid(
         decode: (B, *latent) -> (B, C, H, W) in [-1, 1], for a latent model; the delta is taken
             between pictures.
         index: which picture of the batch.
+        size: the width of a panel in inches.
 
     x_t and x0_hat share the range [-1, 1], clipped for display only (x_t has variance about 1); all
     deltas share one symmetric scale, printed in the caption. Under each delta stands its rms over
@@ -96,7 +99,7 @@ def jump_grid(
     rms = (x0_hat - x_t).square().mean((1, 2, 3)).sqrt()
     delta, scale = scaled_delta(x0_hat.mean(1, keepdim=True), x_t.mean(1, keepdim=True))
 
-    figure, axes = _axes(3, len(picked), (1.15, 1.25))
+    figure, axes = _axes(3, len(picked), (size, size + 0.1))
     for j, step in enumerate(picked):
         _panel(axes[0, j], to_uint8(x_t)[j]).set_title(f"t = {step.t}", fontsize=8)
         _panel(axes[1, j], to_uint8(x0_hat)[j])

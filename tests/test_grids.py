@@ -97,6 +97,13 @@ def test_columns_are_spread_from_the_first_step_to_the_last():
     assert len(grids.jump_grid(steps(3), columns=8).axes) == 9
 
 
+def test_the_panels_of_a_jump_grid_grow_with_their_size():
+    """In inches: two columns of 1.15 or of 2, and 0.4 for the margins."""
+    small, large = grids.jump_grid(steps(2)), grids.jump_grid(steps(2), size=2.0)
+    assert small.get_size_inches().tolist() == pytest.approx([2.7, 4.15])
+    assert large.get_size_inches().tolist() == pytest.approx([4.4, 6.7])
+
+
 def test_decode_is_applied_to_both_and_delta_is_between_pictures():
     figure = grids.jump_grid(steps(2, channels=3), decode=lambda z: 2 * z[:, :1] - 1)
     assert [ax.get_xlabel() for ax in figure.axes[4:]] == ["rms 0.500", "rms 1.000"]
