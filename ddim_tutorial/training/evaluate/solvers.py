@@ -129,6 +129,7 @@ def ends(draw: Callable[[Cell], tuple[Tensor, int]]) -> Callable[[Cell], Tensor]
 
 
 ABOUT = {
+    "spacing": "that of the row, under grid",
     "seeds": "picture i of n under seed k starts from the noise of seed k n + i",
     "end": "DPM-Solver++ 2M, 100 steps even in log-SNR, from the same noise",
     "error": "rms difference to the end / rms of the end",
