@@ -33,7 +33,7 @@ def load_pipeline(
 ) -> "StableDiffusionPipeline":
     """The pipeline in ``folder``, its weights checked, with a DDIM scheduler of its own scheduler's
     noise levels."""
-    with _quiet():  # what they import has the remarks
+    with _quiet():  # some remarks come while importing
         from diffusers import StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextModel
 
