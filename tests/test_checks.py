@@ -15,6 +15,7 @@ from ddim_tutorial import (
     checks,
     ddim_sigma,
     ddim_step,
+    dpmpp_2m,
     from_betas,
     generators,
     guidance,
@@ -81,6 +82,9 @@ RIGHT = {
     "guided_jump": lambda z_t, eps_u, eps_c, ab_t, scale: predict_x0(
         z_t, guidance.cfg(lambda x, t: eps_c, lambda x, t: eps_u, scale)(z_t, None), ab_t
     ),
+    "order": lambda a, error_a, b, error_b: math.log(error_a / error_b) / math.log(b / a),
+    "correction": lambda new, old, a, b, c: new + (c - b) / (2 * (b - a)) * (new - old),
+    "second_run": lambda *given: list(dpmpp_2m(*given))[-1].x_s,
     "slope": lambda x, y: np.polyfit(np.log(x), np.log(y), 1)[0],
     "solve": iterate,
     "posterior_mean": lambda x_t, images, ab_t: predict_x0(
@@ -200,8 +204,70 @@ def test_jumps_of_a_run_in_sigma_space_pass(capsys):
     assert judge("jumps", jumps(), capsys).startswith("jumps: right")
 
 
+class Multistep:
+    """A 2M sampler that forgets to begin anew."""
+
+    def __init__(self, reset=(), last=True):
+        self.past, self.reset, self.last = None, reset, last
+
+    def __call__(self, model, x, grid, schedule):
+        if "run" in self.reset or ("shape" in self.reset and self.past and self.changed(x)):
+            self.past = None
+        lam = 0.5 * (schedule.alpha_bar / (1 - schedule.alpha_bar)).log()
+        for t, s in pairwise(grid):
+            eps = model(x, torch.full((len(x),), t))
+            jump = D = predict_x0(x, eps, schedule.at(t, x))
+            if self.past and (s > 0 or not self.last):
+                before, old = self.past
+                D = jump + (lam[s] - lam[t]) / (2 * (lam[t] - lam[before])) * (jump - old)
+            along = (x - schedule.alpha_bar[t].sqrt() * D) / (1 - schedule.alpha_bar[t]).sqrt()
+            x, _ = ddim_step(x, along, schedule.at(t, x), schedule.at(s, x))
+            self.past = t, jump
+        return x
+
+    def changed(self, x):
+        return self.past[1].shape != x.shape
+
+
+def test_a_multistep_sampler_that_begins_anew_passes(capsys):
+    assert judge("second_run", Multistep(["run"]), capsys).startswith("second_run: right")
+
+
 FIRST = "step 1 of 2, from t = 1000 to s = 500"
 WRONG = [
+    ("order", lambda a, x, b, y: math.log(y / x) / math.log(b / a), "order 1", "sign is wrong"),
+    ("order", lambda a, x, b, y: (x / y) / (b / a), "order 2", "no logarithm is taken"),
+    ("order", lambda a, x, b, y: math.log(x / y), "order 1", "of the steps is missing"),
+    ("order", lambda a, x, b, y: math.log2(x / y), "ten times", "differs"),
+    ("correction", lambda new, *_: new, "as long as", "that is DDIM"),
+    (
+        "correction",
+        lambda new, old, a, b, c: new + (c - b) / (b - a) * (new - old),
+        "as long as",
+        "the factor 1/2 is missing",
+    ),
+    (
+        "correction",
+        lambda new, old, a, b, c: new + (b - a) / (2 * (c - b)) * (new - old),
+        "twice as long",
+        "the two steps are swapped",
+    ),
+    (
+        "correction",
+        lambda new, old, a, b, c: new - (c - b) / (2 * (b - a)) * (new - old),
+        "as long as",
+        "the sign of the correction is wrong",
+    ),
+    (
+        "correction",
+        lambda new, old, a, b, c: new + 0.5 * (new - old),
+        "twice as long",
+        "the ratio of the steps is missing",
+    ),
+    ("second_run", sample, "the first run", "it is DDIM"),
+    ("second_run", Multistep(), "the same run again", "differs"),
+    ("second_run", Multistep(["shape"]), "the same run again", "differs"),
+    ("second_run", Multistep(["run"], last=False), "the first run", "NaN"),
     (
         "translation",
         lambda betas: torch.cumprod(1 - betas, 0),
@@ -587,7 +653,9 @@ def in_place(fn):
     return changed
 
 
-@pytest.mark.parametrize("name", [name for name in RIGHT if name not in ("times", "noise")])
+@pytest.mark.parametrize(
+    "name", [name for name in RIGHT if name not in ("times", "noise", "order")]
+)
 def test_a_solution_that_changes_its_input_is_told(name, capsys):
     output = judge(name, in_place(RIGHT[name]), capsys)
     assert "not yet right" in output and "changed its argument" in output
@@ -601,7 +669,9 @@ def test_the_changed_argument_is_named(capsys):
     assert "changed its argument x_0 in place" in judge("add_noise", add, capsys)
 
 
-@pytest.mark.parametrize("name", [name for name in RIGHT if name not in ("times", "slope")])
+@pytest.mark.parametrize(
+    "name", [name for name in RIGHT if name not in ("times", "slope", "order")]
+)
 def test_numpy_answers_are_taken(name, capsys):
     def numpy(*given, **options):
         answer = RIGHT[name](*given, **options)

@@ -300,3 +300,38 @@ def test_interpolation_explorer_joins_the_noises_of_two_seeds(tmp_path):
         f"{way}: norm {x.norm():.1f}" for way, x in zip(("slerp", "lerp"), middle, strict=True)
     ]
     assert picture.value == grids.to_png(grids.image_grid(x_0, titles, columns=2, size=2.0))
+
+
+def test_solver_explorer_follows_every_control_and_keeps_what_it_saw(tmp_path):
+    bundle, calls = build(tmp_path, classes=4), []
+    bundle.unet.register_forward_hook(lambda *_: calls.append(1))
+    x_T = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    box = widgets.solver_explorer(bundle.model, x_T, bundle.schedule, solver="dpmpp_2m", S=4)
+    controls, picture = by_name(box), box.children[-1]
+    start = {name: control.value for name, control in controls.items()}
+    assert start == {"S": 4, "solver": "dpmpp_2m", "spacing": "trailing"} and len(calls) == 104
+    for name, value in (("S", 7), ("solver", "ddim"), ("spacing", "ays")):
+        before, picture_before = len(calls), picture.value
+        controls[name].value = value
+        assert len(calls) - before == 7 and picture.value != picture_before, name
+    before, picture_before = len(calls), picture.value
+    controls["spacing"].value = "trailing"
+    assert len(calls) == before and picture.value != picture_before
+
+
+def test_solver_explorer_decodes_and_says_the_error(tmp_path, monkeypatch):
+    bundle, captions = build(tmp_path, classes=4), []
+    monkeypatch.setattr(
+        widgets.solvers, "image_grid", lambda *_, **how: captions.append(how["caption"])
+        or grids.image_grid(torch.zeros(1, 1, 4, 4))
+    )  # fmt: skip
+    shown, x_T = [], torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    box = widgets.solver_explorer(
+        bundle.model, x_T, bundle.schedule, lambda x: shown.append(x) or x, S=3
+    )
+    x_0 = sample(bundle.model, x_T, [1000, 667, 333, 0], bundle.schedule)
+    assert torch.equal(shown[0], x_0)
+    error = (x_0 - shown[1]).norm() / shown[1].norm()
+    assert captions[-1] == f"3 evaluations, error {error:.3f}"
+    by_name(box)["S"].value = 50
+    assert float(captions[-1].split()[-1]) < error / 4

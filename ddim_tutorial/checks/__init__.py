@@ -7,6 +7,7 @@ answer, so that Run All goes on. What is right is taken from closed forms and fr
 from this package's own functions.
 """
 
+from .acceleration import check_correction, check_order, check_second_run
 from .formulas import (
     check_add_noise,
     check_ddim_sigma,
@@ -24,6 +25,7 @@ from .sampling import check_jumps, check_times, check_trajectory
 __all__ = [
     "Result",
     "check_add_noise",
+    "check_correction",
     "check_ddim_sigma",
     "check_ddim_step",
     "check_guided_jump",
@@ -32,8 +34,10 @@ __all__ = [
     "check_jumps",
     "check_mix",
     "check_noise",
+    "check_order",
     "check_posterior_mean",
     "check_predict_x0",
+    "check_second_run",
     "check_slerp",
     "check_slope",
     "check_solve",

@@ -8,6 +8,7 @@ from .sampling import (
     latent_explorer,
     sampling_explorer,
 )
+from .solvers import solver_explorer
 
 __all__ = [
     "explorer",
@@ -16,4 +17,5 @@ __all__ = [
     "jump_explorer",
     "latent_explorer",
     "sampling_explorer",
+    "solver_explorer",
 ]

@@ -6,6 +6,10 @@ python -m ddim_tutorial.training.evaluate fashion-table1
     -> notebooks/data/fashion_table1.json
 python -m ddim_tutorial.training.evaluate fashion-table2
     -> notebooks/data/fashion_table2.json
+python -m ddim_tutorial.training.evaluate fashion-solvers
+    -> notebooks/data/fashion_solvers.json
+python -m ddim_tutorial.training.evaluate emoji-solvers
+    -> notebooks/data/emoji_solvers.json
 python -m ddim_tutorial.training.evaluate emoji
     -> card.json, samples.png
 """
@@ -17,6 +21,7 @@ from pathlib import Path
 from ddim_tutorial import zoo
 from ddim_tutorial.training.evaluate.measures import NETWORK
 from ddim_tutorial.training.evaluate.quality import fashion
+from ddim_tutorial.training.evaluate.solvers import emoji_solvers, fashion_solvers
 from ddim_tutorial.training.evaluate.tables import fashion_table1, fashion_table2
 from ddim_tutorial.training.fashion_data import DATA
 
@@ -29,12 +34,14 @@ def emoji(folder: Path, data: Path, precision: str) -> None:
     emoji(folder, data, precision=precision)
 
 
-Command = Callable[[Path, Path, str], None]
+Command = Callable[..., None]  # (folder, data, precision), and of SOLVERS also count and seeds
+SOLVERS: dict[str, Command] = {"fashion-solvers": fashion_solvers, "emoji-solvers": emoji_solvers}
 COMMANDS: dict[str, tuple[Command, Path]] = {  # what it runs, and the data it reads by default
     "fashion": (fashion, DATA),
     "fashion-table1": (fashion_table1, DATA),
     "fashion-table2": (fashion_table2, DATA),
     "emoji": (emoji, Path("runs/emoji/data.safetensors")),
+    **{name: (evaluate, DATA) for name, evaluate in SOLVERS.items()},
 }
 
 
@@ -55,10 +62,15 @@ def main() -> None:
         default="no",
         help="what the networks compute in: float32 (no, the default) or bf16 autocast",
     )
+    parser.add_argument("--count", type=int, help="pictures of a row and seed, of the last two")
+    parser.add_argument("--seeds", type=int, help="repetitions of every row, of the last two")
     arguments = parser.parse_args()
     evaluate, data = COMMANDS[arguments.what]
     folder = arguments.folder or zoo.ZOO / arguments.what.split("-")[0]
-    evaluate(folder, arguments.data or data, arguments.precision)
+    size = {k: v for k in ("count", "seeds") if (v := getattr(arguments, k)) is not None}
+    if size and arguments.what not in SOLVERS:
+        parser.error(f"--count and --seeds belong to {' and '.join(SOLVERS)}")
+    evaluate(folder, arguments.data or data, arguments.precision, **size)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def fashion_table2(folder: Path, data: Path, precision: str = "no") -> None:
 
 def fill(
     what: str,
-    bundle: zoo.Bundle,
+    bundle: zoo.Bundle | zoo.LatentBundle,
     plan: list[Cell],
     measure: Callable[..., Cell],
     precision: str,
@@ -185,7 +185,7 @@ def fill(
         print(table["cells"][-1], flush=True)
 
 
-def _new_table(what: str, bundle: zoo.Bundle, precision: str) -> Cell:
+def _new_table(what: str, bundle: zoo.Bundle | zoo.LatentBundle, precision: str) -> Cell:
     asked = "" if precision == "no" else f" --precision {precision}"
     return {
         "command": f"python -m ddim_tutorial.training.evaluate {what}{asked}",
