@@ -21,10 +21,10 @@ class DeepCache:
 
     def __init__(self, unet: nn.Module, interval: Whole):
         self.interval = require_int("interval", interval, 1)
+        self.unet: Any = unet
         if not all(hasattr(unet, part) for part in ("down_blocks", "mid_block", "up_blocks")):
             raise ValueError(f"unet: got a {type(unet).__name__}, wanted a U-Net of diffusers")
-        self.unet = unet
-        self.deep = [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]
+        self.deep = [*self.unet.down_blocks[1:], self.unet.mid_block, *self.unet.up_blocks[:-1]]
 
     def __enter__(self) -> "DeepCache":
         self.calls = self.full = 0

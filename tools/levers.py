@@ -69,7 +69,8 @@ class Bench:
     """The baseline, the end of the ODE, and the model in every dtype, loaded and compiled once."""
 
     def __init__(self, model: str, batch: int, device: str):
-        self.model, self.device, self.loaded = model, device, {}
+        self.model, self.device = model, device
+        self.loaded: dict[tuple[torch.dtype, bool], zoo.LatentBundle] = {}
         eager = self.bundle(torch.float32, False)
         prompts = eager.captions or ["image of red apple"]
         self.prompts = [prompts[i % len(prompts)] for i in range(batch)]
