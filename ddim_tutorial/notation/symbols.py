@@ -173,7 +173,7 @@ SYMBOLS = (
         r"\hat\sigma",
         "sigma_hat",
         "bool",
-        "std sqrt(1 - alpha_bar_t / alpha_bar_s), none in the last step",
+        "flag: a step has noise of std sqrt(1 - alpha_bar_t / alpha_bar_s), the last none",
         {"ddim": r"\hat\sigma"},
     ),
     Symbol(
