@@ -1,7 +1,7 @@
 """Caching deep features between steps: DeepCache (Ma, Fang & Wang 2024, arXiv:2312.00858)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ class DeepCache:
 
     def __init__(self, unet: nn.Module, interval: Whole):
         self.interval = require_int("interval", interval, 1)
-        self.unet: Any = unet
+        self.unet = cast(Any, unet)  # its blocks are plain attributes
         if not all(hasattr(unet, part) for part in ("down_blocks", "mid_block", "up_blocks")):
             raise ValueError(f"unet: got a {type(unet).__name__}, wanted a U-Net of diffusers")
         self.deep = [*self.unet.down_blocks[1:], self.unet.mid_block, *self.unet.up_blocks[:-1]]
