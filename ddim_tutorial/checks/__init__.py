@@ -7,6 +7,7 @@ answer, so that Run All goes on. What is right is taken from closed forms and fr
 from this package's own functions.
 """
 
+from .exact import check_anderson, check_evaluations, check_unmix
 from .formulas import (
     check_add_noise,
     check_ddim_sigma,
@@ -24,8 +25,10 @@ from .sampling import check_jumps, check_times, check_trajectory
 __all__ = [
     "Result",
     "check_add_noise",
+    "check_anderson",
     "check_ddim_sigma",
     "check_ddim_step",
+    "check_evaluations",
     "check_guided_jump",
     "check_invert",
     "check_invert_step",
@@ -40,4 +43,5 @@ __all__ = [
     "check_times",
     "check_trajectory",
     "check_translation",
+    "check_unmix",
 ]
