@@ -33,8 +33,9 @@ def load_pipeline(
 ) -> "StableDiffusionPipeline":
     """The pipeline in ``folder``, its weights checked, with a DDIM scheduler of its own scheduler's
     noise levels."""
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    with _quiet():  # some remarks come while importing
+        from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+        from transformers import CLIPTextModel
 
     scheduler = read_scheduler(
         folder / "scheduler" / "scheduler_config.json", ("epsilon", "v_prediction")
