@@ -8,6 +8,7 @@ from this package's own functions.
 """
 
 from .acceleration import check_correction, check_order, check_second_run
+from .exact import check_anderson, check_evaluations, check_unmix
 from .formulas import (
     check_add_noise,
     check_ddim_sigma,
@@ -25,9 +26,11 @@ from .sampling import check_jumps, check_times, check_trajectory
 __all__ = [
     "Result",
     "check_add_noise",
+    "check_anderson",
     "check_correction",
     "check_ddim_sigma",
     "check_ddim_step",
+    "check_evaluations",
     "check_guided_jump",
     "check_invert",
     "check_invert_step",
@@ -44,4 +47,5 @@ __all__ = [
     "check_times",
     "check_trajectory",
     "check_translation",
+    "check_unmix",
 ]

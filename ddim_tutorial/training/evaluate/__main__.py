@@ -10,6 +10,8 @@ python -m ddim_tutorial.training.evaluate fashion-solvers
     -> notebooks/data/fashion_solvers.json
 python -m ddim_tutorial.training.evaluate emoji-solvers
     -> notebooks/data/emoji_solvers.json
+python -m ddim_tutorial.training.evaluate fashion-table3
+    -> notebooks/data/fashion_table3.json
 python -m ddim_tutorial.training.evaluate emoji
     -> card.json, samples.png
 """
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from ddim_tutorial import zoo
 from ddim_tutorial.training.evaluate.measures import NETWORK
+from ddim_tutorial.training.evaluate.price import fashion_table3
 from ddim_tutorial.training.evaluate.quality import fashion
 from ddim_tutorial.training.evaluate.solvers import emoji_solvers, fashion_solvers
 from ddim_tutorial.training.evaluate.tables import fashion_table1, fashion_table2
@@ -40,6 +43,7 @@ COMMANDS: dict[str, tuple[Command, Path]] = {  # what it runs, and the data it r
     "fashion": (fashion, DATA),
     "fashion-table1": (fashion_table1, DATA),
     "fashion-table2": (fashion_table2, DATA),
+    "fashion-table3": (fashion_table3, DATA),
     "emoji": (emoji, Path("runs/emoji/data.safetensors")),
     **{name: (evaluate, DATA) for name, evaluate in SOLVERS.items()},
 }
