@@ -138,7 +138,8 @@ def fill(
     when it is done."""
     path = TABLES / f"inversion_{what}.json"
     table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    make, ends = subjects or SUBJECTS[what], {}
+    make = subjects or SUBJECTS[what]
+    ends: dict[Any, Tensor] = {}
     for dtype in dict.fromkeys(row["dtype"] for row in plan):
         subject = make(pictures, dtype, folder)
         if table.get("sha256") != subject.sha256:
