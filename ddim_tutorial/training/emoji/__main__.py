@@ -67,7 +67,7 @@ def add_diffusion(command: argparse.ArgumentParser) -> None:
     add("--decay-from", type=fraction, default=0.6, help="share of the steps at the full rate")
     add("--init", type=Path, help="folder of an exported pipeline to start from")
     add("--members", type=natural, default=16, help="of each picture's family; 0: no variation")
-    add("--attention", choices=["8", "16"], default="8", help="largest map with cross-attention")
+    add("--attention", choices=["8", "16"], default="16", help="largest map with cross-attention")
 
 
 def build_parser() -> argparse.ArgumentParser:

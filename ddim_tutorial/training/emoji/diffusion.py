@@ -188,7 +188,7 @@ def train_diffusion(
     decay_from: float = 0.6,
     init: Path | None = None,
     members: int = 16,
-    attention: str = "8",
+    attention: str = "16",
     precision: str | None = None,
     compiled: bool = False,
 ) -> None:
