@@ -30,14 +30,17 @@ class DeepCache:
         self.calls = self.full = 0
         self.shape: Any = None
         self.hook = self.unet.register_forward_pre_hook(self._before, with_kwargs=True)
+        self.own = [vars(block).get("forward") for block in self.deep]  # a hook's, or none
         for block in self.deep:
             block.forward = self._remembering(block.forward)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.hook.remove()
-        for block in self.deep:
-            del block.forward  # the class's own shows again
+        for block, own in zip(self.deep, self.own, strict=True):
+            del block.forward  # the class's shows again
+            if own is not None:
+                block.forward = own
 
     def _before(self, _: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         """Decide whether this call of the network is a full one."""

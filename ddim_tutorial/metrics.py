@@ -25,6 +25,11 @@ def rms(a: Shaped[Tensor, " B *dims"], b: Shaped[Tensor, " B *dims"]) -> float:
     return mse(a, b).mean().sqrt().item()
 
 
+def relative_error(x: Shaped[Tensor, " B *dims"], wanted: Shaped[Tensor, " B *dims"]) -> float:
+    """:func:`rms` of the difference over the whole batch / that of ``wanted``, which is not 0."""
+    return rms(x, wanted) / rms(wanted, torch.zeros_like(wanted))
+
+
 def psnr(
     a: Shaped[Tensor, " B *dims"], b: Shaped[Tensor, " B *dims"], data_range: float = 2.0
 ) -> Float[Tensor, " B"]:

@@ -123,6 +123,8 @@ def _along(
     return x_s, x0_hat
 
 
+# the solver, grid and steps that stand for the end of the equation where nobody knows it
+END = ("dpmpp_2m", "logsnr", 100)
 SOLVERS: dict[str, Callable[..., Iterator[Step]]] = {
     "ddim": trajectory,
     "dpmpp_2m": dpmpp_2m,

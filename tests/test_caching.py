@@ -93,6 +93,14 @@ def test_it_serves_every_solver_and_costs_full_calls_only_now_and_then():
     assert cache.full == 3 and 0 < relative(cached, full) < 1
 
 
+def test_a_forward_that_a_block_had_of_its_own_is_there_again():
+    unet = tiny_unet()
+    own = unet.mid_block.forward = unet.mid_block.forward  # as an offloading hook leaves it
+    with DeepCache(unet, 2), DeepCache(unet, 3):
+        assert vars(unet.mid_block)["forward"] is not own
+    assert vars(unet.mid_block)["forward"] is own and "forward" not in vars(unet.up_blocks[0])
+
+
 @pytest.mark.parametrize("interval", [0, -1, 1.5, True])
 def test_what_is_no_interval_is_refused(interval):
     with pytest.raises((ValueError, TypeError), match="interval"):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddim_tutorial.metrics import mse, order, psnr, rms
+from ddim_tutorial.metrics import mse, order, psnr, relative_error, rms
 
 
 def test_a_known_difference(device):
@@ -33,6 +33,11 @@ def test_the_psnr_of_a_batch_is_that_of_its_mean_error():
     wanted = 10 * math.log10(4 / ((0.2**2 + 0.02**2) / 2))
     assert math.isclose(psnr(a[None], b[None]), wanted, rel_tol=1e-6)
     assert psnr(a[None], b[None]) < psnr(a, b).mean()
+
+
+def test_the_relative_error_is_that_of_the_norms():
+    x, wanted = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([[0.0, 4.0], [0.0, 5.0]])
+    assert math.isclose(relative_error(x, wanted), 5 / 41**0.5, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3.5])

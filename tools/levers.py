@@ -23,15 +23,15 @@ from ddim_tutorial import zoo
 from ddim_tutorial.caching import DeepCache
 from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.latent import LatentSpace
-from ddim_tutorial.metrics import psnr, rms
+from ddim_tutorial.metrics import psnr, relative_error
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.sampling import final
-from ddim_tutorial.solvers import SOLVERS
+from ddim_tutorial.solvers import END, SOLVERS
 from ddim_tutorial.spacing import times
 from tools.bench import compare, environment
 
 TABLE = Path("notebooks/data/emoji_levers.json")
-SCALE, END = 4.0, ("dpmpp_2m", "logsnr", 100)
+SCALE = 4.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Bench:
     def row(self, lever: Lever, pairs: int) -> dict[str, float]:
         z, x = self.run(lever)
         close = {
-            "error": rms(z, self.end) / rms(self.end, torch.zeros_like(self.end)),
+            "error": relative_error(z, self.end),
             "psnr": psnr(x.clamp(-1, 1)[None], self.pictures[None]).item(),
         }
         times = compare(self.baseline, lambda: self.run(lever), pairs=pairs, calls=1)

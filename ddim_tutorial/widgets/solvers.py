@@ -8,18 +8,16 @@ import torch
 from ipywidgets import VBox
 
 from ..grids import image_grid
-from ..metrics import rms
+from ..metrics import relative_error
 from ..predict import EpsModel
 from ..sampling import final
 from ..schedule import Schedule
-from ..solvers import SOLVERS
+from ..solvers import END, SOLVERS
 from ..spacing import BY_LEVEL, BY_TIME, times
+from .explorer import explorer
 
 if TYPE_CHECKING:
     import matplotlib.figure
-from .explorer import explorer
-
-END = 100  # steps of DPM-Solver++ 2M even in log-SNR
 
 
 def solver_explorer(
@@ -42,24 +40,23 @@ def solver_explorer(
     show = decode or (lambda x: x)
 
     @lru_cache(maxsize=64)
-    def run(S: int, solver: str, spacing: str) -> torch.Tensor:
+    def run(solver: str, spacing: str, S: int) -> torch.Tensor:
         grid = times(schedule.T, S, spacing, schedule)
         with torch.no_grad():
             return final(SOLVERS[solver](model, x_T, grid, schedule))
 
-    end = run(END, "dpmpp_2m", "logsnr")
-    size = rms(end, torch.zeros_like(end))
+    end = run(*END)
 
     def render(
         S: int = S, solver: str = solver, spacing: str = spacing
     ) -> "matplotlib.figure.Figure":
-        x_0 = run(S, solver, spacing)
+        x_0 = run(solver, spacing, S)
         return image_grid(
             torch.cat([show(x_0), show(end)]),
             columns=len(x_0),
             rows=(f"S = {S}", "the end"),
             size=1.3,
-            caption=f"{S} evaluations, error {rms(x_0, end) / size:.3f}",
+            caption=f"{S} evaluations, error {relative_error(x_0, end):.3f}",
         )
 
     spacings = [*BY_TIME, *(name for name in BY_LEVEL if name != "ays" or schedule.T == 1000)]

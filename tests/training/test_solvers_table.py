@@ -7,6 +7,7 @@ import torch
 
 from ddim_tutorial import linear, scaled_linear, times
 from ddim_tutorial.analytic import gaussian
+from ddim_tutorial.metrics import relative_error
 from ddim_tutorial.sampling import sample
 from ddim_tutorial.training.evaluate import __main__ as command
 from ddim_tutorial.training.evaluate import solvers, tables
@@ -33,9 +34,9 @@ def test_every_solver_goes_to_the_same_end():
     end = solvers.run(MODEL, X, SCHEDULE, *solvers.END)
     spread = (0.7**2 * SCHEDULE.alpha_bar[-1] + 1 - SCHEDULE.alpha_bar[-1]).sqrt()
     exact = 0.3 + 0.7 / spread * (X - SCHEDULE.alpha_bar[-1].sqrt() * 0.3)
-    assert solvers.relative(end, exact) < 2e-3
+    assert relative_error(end, exact) < 2e-3
     for peer in solvers.PEERS:
-        assert solvers.relative(solvers.run(MODEL, X, SCHEDULE, peer, "", 60), exact) < 0.06, peer
+        assert relative_error(solvers.run(MODEL, X, SCHEDULE, peer, "", 60), exact) < 0.06, peer
 
 
 def test_a_picture_depends_on_its_seed_alone():

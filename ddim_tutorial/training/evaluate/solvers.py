@@ -16,18 +16,17 @@ from tqdm.auto import tqdm
 
 from ddim_tutorial import zoo
 from ddim_tutorial.grids import from_uint8
-from ddim_tutorial.metrics import frechet, rms
+from ddim_tutorial.metrics import frechet, relative_error
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.predict import EpsModel
 from ddim_tutorial.sampling import final
 from ddim_tutorial.schedule import Schedule
-from ddim_tutorial.solvers import SOLVERS
+from ddim_tutorial.solvers import END, SOLVERS
 from ddim_tutorial.spacing import times
 from ddim_tutorial.training.evaluate.measures import balanced, classify, in_precision
 from ddim_tutorial.training.evaluate.tables import Cell, fill
 from ddim_tutorial.training.fashion_data import read_data
 
-END = ("dpmpp_2m", "logsnr", 100)
 EVALUATIONS = (5, 10, 20)
 OURS = (
     *(("ddim", grid) for grid in ("trailing", "quadratic", "logsnr")),
@@ -113,10 +112,6 @@ def runner(
     return draw
 
 
-def relative(x: Tensor, end: Tensor) -> float:
-    return rms(x, end) / rms(end, torch.zeros_like(end))
-
-
 def ends(draw: Callable[[Cell], tuple[Tensor, int]]) -> Callable[[Cell], Tensor]:
     """The end of the ODE for the pictures of a row, computed once for each seed."""
     solver, grid, S = END
@@ -159,7 +154,7 @@ def fashion_solvers(
         features, seen = classify(judge, x)
         right = (seen == torch.arange(len(x)) % 10).double().mean().item()
         distance = frechet(features, test_features)
-        measured = {"error": relative(x, target), "frechet": distance, "accuracy": right}
+        measured = {"error": relative_error(x, target), "frechet": distance, "accuracy": right}
         return {"evaluations": evaluations, **measured}
 
     def header() -> Cell:
@@ -197,7 +192,7 @@ def emoji_solvers(
         of_end = (cell["solver"], cell["grid"], cell["S"]) == END
         z, evaluations = (target, END[2]) if of_end else draw(cell)
         x, wanted = picture(z), picture(target)
-        found = {"error": relative(z, target), "sharpness": sharpness(x) / sharpness(wanted)}
+        found = {"error": relative_error(z, target), "sharpness": sharpness(x) / sharpness(wanted)}
         if not of_end:
             found["psnr"] = psnr(x[None], wanted[None]).item()
         return {"evaluations": evaluations, **found}

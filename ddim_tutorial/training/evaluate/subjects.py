@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddim_tutorial import analytic, zoo
 from ddim_tutorial.guidance import cfg
+from ddim_tutorial.metrics import psnr
 from ddim_tutorial.predict import EpsModel
 from ddim_tutorial.schedule import Schedule, scaled_linear
 from ddim_tutorial.spacing import times
@@ -98,7 +99,6 @@ def emoji(n: int, dtype: str, folder: Path | None = None) -> Subject:
     prompts = [bundle.captions[i] for i in chosen]
     space = bundle.space(prompts, scale=1.0)
     z_0 = space.encode(x)
-    mse = (space.decode(z_0).clamp(-1, 1) - x).square().mean()
     return Subject(
         bundle.name,
         bundle.sha256,
@@ -107,7 +107,7 @@ def emoji(n: int, dtype: str, folder: Path | None = None) -> Subject:
         lambda scale: bundle.space(prompts, scale=scale).model,
         {"pipeline": space.times} | by_name(bundle.schedule.T, bundle.schedule),
         space.decode,
-        round((10 * (4 / mse).log10()).item(), 1),
+        round(psnr(space.decode(z_0).clamp(-1, 1)[None], x[None]).item(), 1),
     )
 
 

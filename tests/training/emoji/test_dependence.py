@@ -111,8 +111,8 @@ def random_pipeline(tmp_path_factory):
 def test_exact_inversion_reads_x_T_back_where_naive_inversion_errs(random_pipeline, scale):
     """From the latent, with the prompt known."""
     what = Subject(random_pipeline, None, None, torch.zeros(1, 4, 8, 8))
-    latents = sample(random_pipeline, WORDS[:2], steps=20, scale=scale)
-    found = recipe.recovery(what, WORDS[:2], latents, scale, 20)
+    latents = sample(random_pipeline, WORDS[:2], steps=10, scale=scale)
+    found = recipe.recovery(what, WORDS[:2], latents, scale, 10)
     exact = found["prompt known, from the latent, exact"]
     naive = found["prompt known, from the latent, naive"]
     assert exact["correlation"] > 0.9999 and exact["relative error"] < 0.01
