@@ -157,9 +157,11 @@ def loss(net):
     return (net(INPUTS[rows]) - TARGETS[rows]).square().mean(), {}
 
 torch.manual_seed(0)
-net, INPUTS, TARGETS = nn.Linear(3, 2), torch.randn(8, 3), torch.randn(8, 2)
+net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+INPUTS, TARGETS = torch.randn(8, 3), torch.randn(8, 3)
 settings = Settings(steps=5, lr=1e-2, warmup=1, ema=0.5, log_every=1)
-mean = fit(net, loss, sys.argv[1], settings, precision="no")
+matrices = {f"{i}.weight" for i in range(3)}
+mean = fit(net, loss, sys.argv[1], settings, precision="no", matrices=matrices)
 save_file(mean.state_dict(), f"{sys.argv[1]}/mean-{processes().process_index}.safetensors")
 """
 

@@ -1,7 +1,7 @@
 """Muon: gradient descent whose update of each matrix is orthogonalised."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the Newton-Schulz iteration, as torch has them
 
@@ -35,6 +35,21 @@ def orthogonal(
     return (x if wide else x.T).to(matrix.dtype)
 
 
+def shared_orthogonal(matrices: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """:func:`orthogonal` of each matrix. In a launch of several processes, which all have the same
+    matrices, each computes its share and sends it to the others."""
+    several = distributed.is_available() and distributed.is_initialized()
+    rank, count = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
+    results = [
+        orthogonal(matrix, dtype=dtype) if i % count == rank else torch.empty_like(matrix)
+        for i, matrix in enumerate(matrices)
+    ]
+    if count > 1:
+        for i, result in enumerate(results):
+            distributed.broadcast(result, src=i % count)
+    return results
+
+
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) with torch's defaults,
     for convolutions as well: each update is orthogonalised, so that what few examples ask for
@@ -63,13 +78,16 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         group = self.param_groups[0]
+        matrices, directions = [], []
         for matrix, weight in zip(group["params"], self.weights, strict=True):
             if weight.grad is None:
                 continue
             gradient = as_matrix(weight.grad, weight)
             momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(gradient))
             momentum.lerp_(gradient, 1 - group["momentum"])
-            update = orthogonal(gradient.lerp(momentum, group["momentum"]), dtype=self.dtype)
+            matrices.append(matrix)
+            directions.append(gradient.lerp(momentum, group["momentum"]))
+        for matrix, update in zip(matrices, shared_orthogonal(directions, self.dtype), strict=True):
             matrix.mul_(1 - group["lr"] * group["weight_decay"])
             as_large_as_adamw = 0.2 * max(matrix.shape) ** 0.5
             matrix.sub_(update, alpha=group["lr"] * as_large_as_adamw)
