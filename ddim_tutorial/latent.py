@@ -6,17 +6,17 @@ that counts from 0, the doubled batch of guidance, and the grid that ends at t =
 2022, arXiv:2112.10752).
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil, floor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .guidance import cfg_batched
 from .peers import from_scheduler, scheduler_times
+from .pipelines import require_pipeline, require_scheduler
 from .predict import EpsModel, eps_from_v
 from .prompts import as_prompts, warn_of_cut, without_remarks
 from .require import require_images, require_int
@@ -36,7 +36,9 @@ class LatentSpace(NamedTuple):
     model: the guided noise model, z_t (B, 4, h, w) and t in 1..T to eps. encode: pictures (B, 3, H,
     W) in [-1, 1] to latents z_0, the mean of the encoder's distribution, scaled. decode: latents to
     pictures, not clipped. times: the number of steps to the grid that the pipeline's own scheduler
-    walks.
+    walks. network: the noise model before guidance, :func:`network`; condition, null_condition: the
+    states of the prompts and of the negative prompts, (P, tokens, dim), that ``model`` asks it
+    with.
     """
 
     model: EpsModel
@@ -44,6 +46,9 @@ class LatentSpace(NamedTuple):
     decode: Callable[[Tensor], Tensor]
     schedule: Schedule
     times: Callable[[int], list[int]]
+    network: Callable[[Tensor, Tensor, Tensor], Tensor]
+    condition: Tensor
+    null_condition: Tensor
 
 
 def from_pipeline(
@@ -74,8 +79,7 @@ def from_pipeline(
     where the pipeline's scheduler clips its x0_hat: our sampler does not.
     """
     prompts, negative_prompts = as_prompts(prompt, negative_prompt)
-    prediction = _require_scheduler(pipe.scheduler)
-    require_pipeline(pipe)
+    noise_model = network(pipe)
     for name, texts in (("prompt", prompts), ("negative_prompt", negative_prompts)):
         for text in dict.fromkeys(texts):
             warn_of_cut(pipe, text, name)
@@ -83,97 +87,34 @@ def from_pipeline(
         condition, null_condition = pipe.encode_prompt(
             prompts, pipe.device, 1, True, negative_prompts
         )
-    schedule, unet, vae = from_scheduler(pipe.scheduler), pipe.unet, pipe.vae
+    return LatentSpace(
+        model=cfg_batched(noise_model, condition, null_condition, scale),
+        encode=partial(encode, pipe.vae),
+        decode=partial(decode, pipe.vae),
+        schedule=from_scheduler(pipe.scheduler),
+        times=partial(scheduler_times, pipe.scheduler),
+        network=noise_model,
+        condition=condition,
+        null_condition=null_condition,
+    )
 
-    def network(z_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+
+def network(pipe: "StableDiffusionPipeline") -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The pipeline's noise model, without guidance: z_t (B, 4, h, w), t (B,) in 1..T and text (B,
+    tokens, dim), the states of the text encoder, to eps. Gradients pass through it. Raises and
+    warns for the pipeline as :func:`from_pipeline`."""
+    prediction = require_scheduler(pipe.scheduler)
+    require_pipeline(pipe)
+    schedule, unet = from_scheduler(pipe.scheduler), pipe.unet
+
+    def eps(z_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         _require_channels("z_t", z_t, unet.config.in_channels)
         out = unet(z_t.to(unet.dtype), t - 1, encoder_hidden_states=text.to(unet.dtype)).sample.to(
             z_t.dtype
         )
         return out if prediction == "epsilon" else eps_from_v(z_t, out, schedule.at(t, z_t))
 
-    return LatentSpace(
-        model=cfg_batched(network, condition, null_condition, scale),
-        encode=partial(encode, vae),
-        decode=partial(decode, vae),
-        schedule=schedule,
-        times=partial(scheduler_times, pipe.scheduler),
-    )
-
-
-def _require_scheduler(scheduler: Any) -> str:
-    """The prediction type, after refusing what our sampler cannot use, and a warning for what it
-    does not do."""
-    name, config = type(scheduler).__name__, scheduler.config
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"prediction_type: got {prediction!r} in {name}'s configuration, wanted 'epsilon' or"
-            " 'v_prediction'"
-        )
-    alphas_cumprod = getattr(scheduler, "alphas_cumprod", None)
-    if alphas_cumprod is None:
-        raise ValueError(
-            f"the pipeline's {name} has no alphas_cumprod, wanted a variance-preserving scheduler"
-            " such as DDIMScheduler"
-        )
-    if alphas_cumprod[-1] <= 0:
-        raise ValueError(
-            f"the pipeline's {name} has rescale_betas_zero_snr=True, which leaves no signal at"
-            f" t = {len(alphas_cumprod)}; pipe.scheduler = zoo.to_ddim(pipe.scheduler) ends the"
-            " schedule one step before"
-        )
-    if clips := [key for key in ("clip_sample", "thresholding") if config.get(key)]:
-        warnings.warn(
-            f"the pipeline's scheduler has {clips[0]}=True, which ruins latents; it is not done"
-            " here, so the pipeline's own pictures will differ",
-            stacklevel=3,
-        )
-    return prediction
-
-
-COMPONENTS = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
-UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
-# keys of the network's configuration, and the values with which it takes nothing but z_t, t, text
-PLAIN = {
-    "addition_embed_type": (None, "text"),
-    "encoder_hid_dim_type": (None, "text_proj"),
-    "class_embed_type": (None,),
-    "num_class_embeds": (None,),
-    "time_cond_proj_dim": (None,),
-    "attention_type": (None, "default"),
-}
-
-
-def require_pipeline(pipe: Any) -> None:
-    """Raise ValueError for a pipeline whose network takes more than z_t, t and the prompt: here the
-    rest would be left out, in silence or with an error from inside diffusers."""
-    name = type(pipe).__name__
-    components = {key: part for key, part in pipe.components.items() if part is not None}
-    advice = "wanted a StableDiffusionPipeline (SD 1.x or 2.x)"
-    if missing := sorted(COMPONENTS - components.keys()):
-        raise ValueError(f"pipe: {name} has no {missing[0]}; {advice}")
-    if others := sorted(components.keys() - COMPONENTS - UNUSED):
-        raise ValueError(f"pipe: {name} has a {others[0]}, which would be left out here; {advice}")
-    if name == "StableDiffusionInstructPix2PixPipeline":
-        raise ValueError(f"pipe: {name} takes a picture beside the prompt; {advice}")
-    config = pipe.unet.config
-    for key, plain in PLAIN.items():
-        if config.get(key) not in plain:
-            raise ValueError(
-                f"pipe: the network of this {name} has {key}={config.get(key)!r}, so it takes more"
-                f" than z_t, t and the prompt; {advice}"
-            )
-    if config.in_channels != pipe.vae.config.latent_channels:
-        raise ValueError(
-            f"pipe: the network of this {name} has in_channels={config.in_channels} for latents of"
-            f" {pipe.vae.config.latent_channels}: it takes a picture or a mask beside z_t; {advice}"
-        )
-    if config.out_channels != config.in_channels:
-        raise ValueError(
-            f"pipe: the network of this {name} has out_channels={config.out_channels} for"
-            f" in_channels={config.in_channels}; {advice}"
-        )
+    return eps
 
 
 def encode(vae: torch.nn.Module, x: Tensor) -> Tensor:

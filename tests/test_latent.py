@@ -15,7 +15,9 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from ddim_tutorial import latent, sample, zoo
+from ddim_tutorial.pipelines import COMPONENTS
 from ddim_tutorial.training.emoji.networks import new_pipeline
+from other_pipelines import controlled, large, other_pipeline, with_network
 from parts import WORDS, relative, tiny_pipeline
 from tools import run_notebooks
 
@@ -257,45 +259,6 @@ def test_the_notebooks_on_latent_models_run_unchanged_on_another_one(name, tmp_p
     assert sum(changed) > 5  # it was that model
 
 
-def other_pipeline(name: str, pipe, **parts):
-    """A pipeline of another class around the tiny one's parts."""
-    import diffusers
-
-    components = {key: part for key, part in pipe.components.items() if key != "image_encoder"}
-    return getattr(diffusers, name)(**(components | parts), requires_safety_checker=False)
-
-
-def with_network(pipe, **keys):
-    """The pipeline with another network, random, as ``keys`` of its configuration say."""
-    other = new_pipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet)
-    config = {key: value for key, value in pipe.unet.config.items() if not key.startswith("_")}
-    other.unet = UNet2DConditionModel(**(config | keys))
-    return other
-
-
-def controlled(pipe):
-    from diffusers import ControlNetModel
-
-    network = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
-    return other_pipeline("StableDiffusionControlNetPipeline", pipe, controlnet=network)
-
-
-def large(pipe):
-    """Stable Diffusion XL has two text encoders."""
-    from diffusers import StableDiffusionXLPipeline
-
-    return StableDiffusionXLPipeline(
-        vae=pipe.vae,
-        text_encoder=pipe.text_encoder,
-        tokenizer=pipe.tokenizer,
-        text_encoder_2=pipe.text_encoder,
-        tokenizer_2=pipe.tokenizer,
-        unet=pipe.unet,
-        scheduler=pipe.scheduler,
-        add_watermarker=False,
-    )
-
-
 def adapted(pipe):
     """As ``load_ip_adapter`` leaves it."""
     other = with_network(pipe)
@@ -314,7 +277,7 @@ def animated(pipe):
         motion_num_attention_heads=2,
         motion_norm_num_groups=4,
     )
-    parts = {key: pipe.components[key] for key in latent.COMPONENTS}
+    parts = {key: pipe.components[key] for key in COMPONENTS}
     return AnimateDiffPipeline(**parts, motion_adapter=motion)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..latent import require_pipeline
+from ..pipelines import require_pipeline
 from .scheduler import read_scheduler
 from .weights import (
     AGAIN,

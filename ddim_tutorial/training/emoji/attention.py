@@ -3,45 +3,21 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
+from ddim_tutorial import editing
+
 from .pictures import sample
-
-
-class Recorder:
-    """diffusers' own attention, which keeps its probabilities (B, positions, tokens), averaged over
-    the heads; the later half of a batch of guidance is the one with the prompt."""
-
-    def __init__(self, maps: list[Tensor]):
-        from diffusers.models.attention_processor import AttnProcessor
-
-        self.maps, self.plain = maps, AttnProcessor()
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **options):
-        query = attn.head_to_batch_dim(attn.to_q(hidden_states))
-        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
-        scores = attn.get_attention_scores(query, key).detach().float().cpu()
-        self.maps.append(scores.unflatten(0, (-1, attn.heads)).mean(1))
-        return self.plain(attn, hidden_states, encoder_hidden_states, *args, **options)
 
 
 def attention_maps(pipe, prompt: str, *, steps: int = 50, scale: float = 4.0, side: int = 64):
     """One sample's latent (1, 4, h, w), not scaled, and its maps (tokens, side, side): the mean of
     all steps, heads and cross-attentions on the largest map that has any."""
-    maps: list[Tensor] = []
-    before = pipe.unet.attn_processors
-    pipe.unet.set_attn_processor(
-        {name: Recorder(maps) if ".attn2." in name else old for name, old in before.items()}
-    )
-    try:
+    with editing.Attention(pipe, prompt) as run:
         latent = sample(pipe, [prompt], steps=steps, scale=scale)
-    finally:
-        pipe.unet.set_attn_processor(before)
-    largest = max(part.shape[1] for part in maps)
-    mean = torch.stack([part[-1] for part in maps if part.shape[1] == largest]).mean(0)
-    mean = mean.T.unflatten(1, (int(largest**0.5), -1))[:, None]
-    return latent, F.interpolate(mean, size=(side, side), mode="bilinear")[:, 0]
+    tokens = range(pipe.tokenizer.model_max_length)
+    maps = torch.stack([editing.attention_maps(run, token) for token in tokens])
+    return latent, F.interpolate(maps[:, None], size=(side, side), mode="bilinear")[:, 0]
 
 
 def save_maps(pipe, decode, prompts: list[str], path: Path, **options) -> None:
