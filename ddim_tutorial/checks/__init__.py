@@ -22,6 +22,7 @@ from .judge import Result
 from .noise import check_mix, check_noise, check_slerp
 from .posterior import check_posterior_mean
 from .sampling import check_jumps, check_times, check_trajectory
+from .watermark import check_p_value, check_projection, check_symmetric
 
 __all__ = [
     "Result",
@@ -38,12 +39,15 @@ __all__ = [
     "check_mix",
     "check_noise",
     "check_order",
+    "check_p_value",
     "check_posterior_mean",
     "check_predict_x0",
+    "check_projection",
     "check_second_run",
     "check_slerp",
     "check_slope",
     "check_solve",
+    "check_symmetric",
     "check_times",
     "check_trajectory",
     "check_translation",
