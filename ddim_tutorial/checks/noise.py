@@ -80,7 +80,7 @@ def statistics(fn: Callable[[Any, tuple[int, ...]], Tensor]) -> str | None:
     errors."""
     x = as_tensor(fn(range(100), NOISE)).double()
     z = (x - x.mean()) / x.std()
-    measured = []
+    measured: list[tuple[str, Tensor, int, float]] = []
     for axis, name in enumerate(("channels", "rows", "columns"), 1):
         pairs = z.narrow(axis, 1, z.shape[axis] - 1) * z.narrow(axis, 0, z.shape[axis] - 1)
         measured.append((f"correlation of neighbouring {name}", pairs, 0, 1))
