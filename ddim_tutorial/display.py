@@ -1,5 +1,6 @@
 """What a cell shows: a picture with the sentence that describes it, a table of numbers."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
@@ -22,6 +23,25 @@ def to_png(figure: "matplotlib.figure.Figure") -> bytes:
     colours = Image.open(picture).convert("RGB").quantize(256)
     colours.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def description(figure: "matplotlib.figure.Figure") -> str:
+    """The words that stand in a figure, from the top left to the bottom right, without their TeX:
+    what it says to a reader who cannot see it.
+
+    Of each panel its title, its labels and its legend, then the caption; what repeats is said once.
+    """
+    texts = []
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        entries = [] if legend is None else [entry.get_text() for entry in legend.get_texts()]
+        texts += [ax.get_title(), ax.get_ylabel(), ax.get_xlabel(), *entries]
+    plain = [_without_tex(text) for text in [*texts, figure.get_supxlabel()]]
+    return "; ".join(dict.fromkeys(filter(None, plain))) or "a picture without words"
+
+
+def _without_tex(text: str) -> str:
+    return " ".join(re.sub(r"[${}\\]", "", re.sub(r"\\(\w+)\s*", r"\1 ", text)).split())
 
 
 def show(fig: "matplotlib.figure.Figure", alt: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .display import DPI as DPI
+from .display import description as description
 from .display import show as show
 from .display import table as table
 from .display import to_png as to_png

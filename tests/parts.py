@@ -1,12 +1,20 @@
 """What several test modules share: one error measure, a small random network, a small random
 pipeline."""
 
+import base64
+import re
+
 import torch
 
 
 def relative(seen, wanted):
     """|seen - wanted| / |wanted| in the 2-norm, as a float."""
     return ((seen - wanted).norm() / wanted.norm()).item()
+
+
+def png_of(picture):
+    """The PNG that an explorer's picture, an <img> in HTML, holds."""
+    return base64.b64decode(re.search('src="data:image/png;base64,([^"]*)"', picture.value)[1])
 
 
 def tiny_unet(device="cpu", seed=0):

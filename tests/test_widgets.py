@@ -13,7 +13,7 @@ from PIL import Image
 
 from ddim_tutorial import grids, sample, slerp, trajectory, widgets, zoo
 from ddim_tutorial.inversion import METHODS
-from parts import tiny_pipeline
+from parts import png_of, tiny_pipeline
 
 
 def by_name(box) -> dict:
@@ -30,11 +30,11 @@ def test_moving_a_slider_draws_its_value():
     box = widgets.explorer(render, k=(0, 10), name=["a", "b"])
     controls, picture = by_name(box), box.children[-1]
     assert drawn == [(5, "a")]
-    first = picture.value
+    first = png_of(picture)
     controls["k"].value = 9
     controls["name"].value = "b"
     assert drawn == [(5, "a"), (9, "a"), (9, "b")]
-    assert picture.value == grids.to_png(render(9, "b")) != first
+    assert png_of(picture) == grids.to_png(render(9, "b")) != first
 
 
 def test_a_warning_is_shown_and_what_is_for_programmers_is_not():
@@ -91,10 +91,10 @@ def test_an_error_is_shown_without_the_old_picture(error, text, first):
     slider, message, picture = widgets.explorer(render, k=(0, 10)).children
     slider.value = 9
     assert text in message.value
-    assert picture.value == b"" and picture.layout.display == "none"
+    assert picture.value == "" and picture.layout.display == "none"
     slider.value = 1
     assert message.value == "" and picture.layout.display is None
-    Image.open(BytesIO(picture.value)).verify()
+    Image.open(BytesIO(png_of(picture))).verify()
 
 
 def test_a_picture_is_not_stretched():
@@ -144,7 +144,7 @@ def test_sampling_explorer_follows_every_slider_and_samples_only_when_it_must(tm
     ].options[2] == ("Bag", 2)
     start = {name: control.value for name, control in controls.items() if name != "t"}
     assert start == {"S": 50, "eta": 0.0, "scale": 1.0, "label": 0, "seed": 0}
-    Image.open(BytesIO(picture.value)).verify()
+    Image.open(BytesIO(png_of(picture))).verify()
     for name, value in (
         ("S", 4),
         ("scale", 4.0),
@@ -267,10 +267,10 @@ def test_jump_explorer_shows_the_stored_step_nearest_to_t(tmp_path):
     assert (slider.min, slider.value, slider.max) == (200, 1000, 1000)
     for t, i in ((1000, 0), (790, 1), (210, 2)):
         slider.value = t
-        assert picture.value == grids.to_png(grids.jump_grid([steps[i]])), t
+        assert png_of(picture) == grids.to_png(grids.jump_grid([steps[i]])), t
     box = widgets.jump_explorer(steps, start=600)
     assert by_name(box)["t"].value == 600
-    assert box.children[-1].value == grids.to_png(grids.jump_grid([steps[1]]))
+    assert png_of(box.children[-1]) == grids.to_png(grids.jump_grid([steps[1]]))
     with pytest.raises(ValueError, match="start: got 1001"):
         widgets.jump_explorer(steps, start=1001)
     with pytest.raises(ValueError, match="steps"):
@@ -292,14 +292,14 @@ def test_interpolation_explorer_joins_the_noises_of_two_seeds(tmp_path):
         x_0 = sample(bundle.model, x_T, [1000, 500, 0], bundle.schedule)
         titles = [f"{way}: norm {x_T.norm():.1f}" for way in ("slerp", "lerp")]
         both = grids.image_grid(x_0.expand(2, -1, -1, -1), titles, columns=2, size=2.0)
-        assert picture.value == grids.to_png(both), (a, b, weight)
+        assert png_of(picture) == grids.to_png(both), (a, b, weight)
     controls["a"].value, controls["weight"].value = 3, 0.5
     middle = torch.cat([slerp(ends[0], ends[1], 0.5), (ends[0] + ends[1]) / 2])
     x_0 = sample(bundle.model, middle, [1000, 500, 0], bundle.schedule)
     titles = [
         f"{way}: norm {x.norm():.1f}" for way, x in zip(("slerp", "lerp"), middle, strict=True)
     ]
-    assert picture.value == grids.to_png(grids.image_grid(x_0, titles, columns=2, size=2.0))
+    assert png_of(picture) == grids.to_png(grids.image_grid(x_0, titles, columns=2, size=2.0))
 
 
 def test_solver_explorer_follows_every_control_and_keeps_what_it_saw(tmp_path):

@@ -1,6 +1,6 @@
 """Sliders over runs from noise to a picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 from .explorer import explorer
 
+DRAFT = 4  # steps, within a second on two cores: a first answer to a prompt
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -68,10 +69,12 @@ def latent_explorer(
     """z_t, z0_hat (both decoded) and delta of a run on a latent model, around the time t.
 
     Controls: t, the prompt, the number of steps S, guidance scale and seed, at first those given
-    here; moving t alone samples nothing anew.
+    here; moving t alone samples nothing anew. A new run of many steps is preceded by a draft of
+    ``DRAFT``.
     """
+    seen = {(prompt, S, scale, seed)}  # at first there is nobody to see a draft
 
-    @lru_cache(maxsize=8)
+    @lru_cache(maxsize=16)
     def run(prompt: str, S: int, scale: float, seed: int) -> list[Step]:
         space = bundle.space(prompt, scale=scale)
         z_T = randn((1, *bundle.shape), generators([seed]), device=bundle.device)
@@ -79,9 +82,13 @@ def latent_explorer(
 
     def render(
         t: int, prompt: str, S: int = S, scale: float = scale, seed: int = seed
-    ) -> "matplotlib.figure.Figure":
+    ) -> Generator["matplotlib.figure.Figure", None, "matplotlib.figure.Figure"]:
         warn_of_cut(bundle.pipe, prompt)  # a run that is kept does not say it again
-        return _around(run(prompt, S, scale, seed), t, partial(decode, bundle.pipe.vae))
+        show = partial(decode, bundle.pipe.vae)
+        if S > 2 * DRAFT and (prompt, S, scale, seed) not in seen:
+            yield _around(run(prompt, DRAFT, scale, seed), t, show)
+        seen.add((prompt, S, scale, seed))
+        return _around(run(prompt, S, scale, seed), t, show)
 
     return explorer(
         render,
