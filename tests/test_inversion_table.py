@@ -9,6 +9,7 @@ import torch
 
 from ddim_tutorial import analytic, scaled_linear, times, zoo
 from ddim_tutorial.inversion import Inversion, InversionStep
+from ddim_tutorial.solvers import dpmpp_2m
 from ddim_tutorial.training.evaluate import inversion, tables, trips
 from ddim_tutorial.training.evaluate.subjects import Subject, ending_at_1, mixture
 
@@ -74,6 +75,20 @@ def test_a_coupled_row_tells_its_own_trip_from_that_under_ddim(method):
     assert "solved pictures" not in row
     stages = {"EDICT": 2, "BDIA": 1, "O-BELM": 1, "Rex": 4, "Rex, Euler": 2}[method]
     assert row["evaluations a step"] == stages
+
+
+def test_what_2m_found_is_off_under_ddim_by_the_ratio_of_their_gains():
+    """Every sampler multiplies data N(0, STD^2) by a number, DDIM by (STD^2 a_t a_s + sigma_t
+    sigma_s) / (STD^2 a_t^2 + sigma_t^2) in a step."""
+    grid, ab = times(1000, 10), SCHEDULE.alpha_bar
+    a, sigma = ab.sqrt(), (1 - ab).sqrt()
+    t, s = grid[:-1], grid[1:]
+    gains = (STD**2 * a[t] * a[s] + sigma[t] * sigma[s]) / (STD**2 * ab[t] + 1 - ab[t])
+    one = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    *_, last = dpmpp_2m(analytic.gaussian(0.0, STD, SCHEDULE), one, grid, SCHEDULE)
+    wanted = abs(gains.prod().item() / last.x_s.mean().item() - 1)
+    row = measure("DPM-Solver++ 2M")
+    assert row["x_T under DDIM"]["median"] == pytest.approx(wanted, rel=1e-6) and wanted > 1e-3
 
 
 def test_the_second_order_samplers_end_nearer():

@@ -116,7 +116,7 @@ def measure(
     error = relative(back, subject.x_0)
     row: Row = {"round trip": spread(error), "psnr": psnr(back[None], subject.x_0[None]).item()}
     row |= cost(found, tol) | {"x_T": four_tests(found.x_T)}
-    if method in COUPLED:
+    if found.sampler is not None:  # it is not DDIM's own
         plain = sample(model, found.x_T, walk, schedule)
         row["x_T under DDIM"] = spread(relative(plain, subject.x_0))
     if subject.decode:
