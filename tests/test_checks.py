@@ -44,6 +44,27 @@ def global_seed(seeds, shape):
     return torch.stack([torch.manual_seed(seed) and torch.randn(shape) for seed in seeds])
 
 
+def spread_over(axis):
+    """Noise by seed, drawn once along one axis and the same all along it."""
+
+    def fn(seeds, shape):
+        x = RIGHT["noise"](seeds, shape)
+        return x.narrow(("channels", "rows", "columns").index(axis) + 1, 0, 1).expand_as(x)
+
+    return fn
+
+
+def lerp_below(angle):
+    """slerp for one picture or many, but a straight line if every angle is small."""
+
+    def fn(a, b, weight):
+        cosine = torch.cosine_similarity(a.flatten(1), b.flatten(1))
+        small = cosine.clamp(-1, 1).acos().max() < angle
+        return torch.lerp(a, b, weight) if small else slerp(a, b, weight)
+
+    return fn
+
+
 def iterate(g, x, weight=0.5, rounds=100):
     for _ in range(rounds):
         x = x + weight * (g(x) - x)
@@ -239,6 +260,7 @@ WRONG = [
     ("order", lambda a, x, b, y: (x / y) / (b / a), "order 2", "no logarithm is taken"),
     ("order", lambda a, x, b, y: math.log(x / y), "order 1", "of the steps is missing"),
     ("order", lambda a, x, b, y: math.log2(x / y), "ten times", "differs"),
+    ("order", lambda *given: abs(RIGHT["order"](*given)), "grows", "sign is wrong"),
     ("correction", lambda new, *_: new, "as long as", "that is DDIM"),
     (
         "correction",
@@ -408,6 +430,8 @@ WRONG = [
         "differs",
     ),
     ("slerp", lambda a, b, w: slerp(b, a, w), "weight 0 is a", "differs"),
+    ("slerp", lerp_below(0.65), "0.3 rad", "differs by up to 0.011"),
+    ("slerp", lerp_below(0.2), "0.1 rad", "differs by up to 0.0012"),
     (
         "invert_step",
         lambda x, e, ab_s, ab_t: ddim_step(x, e, ab_t, ab_s)[0],
@@ -466,9 +490,18 @@ WRONG = [
     (
         "noise",
         per_seed(lambda s, g: torch.randn(s, generator=g.manual_seed(0))),
-        "other seeds",
-        "the same noise",
+        "100 seeds, no two",
+        "seeds 0 and 1 give the same noise",
     ),
+    (
+        "noise",
+        lambda seeds, shape: RIGHT["noise"]([seed % 50 for seed in seeds], shape),
+        "100 seeds, no two",
+        "seeds 0 and 50 give the same noise",
+    ),
+    ("noise", spread_over("channels"), "100 seeds", "correlation of neighbouring channels"),
+    ("noise", spread_over("rows"), "100 seeds", "correlation of neighbouring"),
+    ("noise", spread_over("columns"), "100 seeds", "correlation of neighbouring"),
     ("noise", per_seed(lambda s, g: torch.rand(s, generator=g)), "100 seeds", "the mean of"),
     (
         "noise",

@@ -21,6 +21,7 @@ def check_order(fn: Callable[[int, float, int, float], float]) -> Iterator[Claim
         ("a hundredth for ten times the steps: order 2", (5, 1.0, 50, 0.01), 2.0),
         ("the error of a method that does not converge: order 0", (10, 0.3, 40, 0.3), 0.0),
         ("the two points in the other order", (40, 0.025, 10, 0.1), 1.0),
+        ("an error that grows: order -1", (10, 0.1, 20, 0.2), -1.0),
     ):
         steps_a, error_a, steps_b, error_b = given
         fewer = error_a / error_b
