@@ -168,23 +168,32 @@ def curve(
     *,
     log: str = "",
     caption: str | None = None,
+    errors: Mapping[str, Iterable] | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Lines over a common x, told apart by colour and by marker; ``log`` is "", "x", "y" or
-    "xy"."""
+    """Lines over a common x, told apart by colour and by marker; ``log`` is "", "x", "y" or "xy".
+
+    errors: for some of the lines, by name, how far the bar at each point reaches up and down.
+    """
+    if unknown := set(errors or ()) - set(ys):
+        raise ValueError(f"errors: got {sorted(unknown)}, wanted names among {sorted(ys)}")
     figure, axes = _axes(1, 1, (5.1, 2.8))
     x, ax = list(x), axes[0, 0]
     for i, (name, y) in enumerate(ys.items()):
         marker = "os^Dv<>"[i % 7] if len(x) <= 30 else None
         style = ("-", "--", ":")[i // 7 % 3]
+        y = list(y)
         ax.plot(
             x,
-            list(y),
+            y,
             label=name,
             color=COLOURS[i % 7],
             marker=marker,
             linestyle=style,
             markersize=4,
         )
+        if errors and name in errors:
+            bars = {"fmt": "none", "capsize": 2, "ecolor": COLOURS[i % 7]}
+            ax.errorbar(x, y, list(errors[name]), **bars)
     xscale, yscale = ("log" if axis in log else "linear" for axis in "xy")
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
     if "x" in log and len(x) <= 12:

@@ -6,6 +6,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -172,6 +173,19 @@ def test_curve_draws_the_numbers_given():
     )
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["10", "100"]
     assert figure.axes[0].get_xscale() == "log" and figure.axes[0].get_yscale() == "linear"
+
+
+def test_curve_draws_bars_at_the_lines_that_have_some():
+    lines = {"a": [4.0, 2.0], "b": [9.0, 3.0]}
+    ax = grids.curve([10, 100], lines, "S", "FID", errors={"b": [1.0, 0.5]}).axes[0]
+    (bars,) = ax.collections
+    assert [part.tolist() for part in bars.get_segments()] == [
+        [[10, 8], [10, 10]],
+        [[100, 2.5], [100, 3.5]],
+    ]
+    assert to_hex(bars.get_color()[0]) == to_hex(ax.lines[1].get_color())
+    with pytest.raises(ValueError, match=r"got \['c'\], wanted names among \['a', 'b'\]"):
+        grids.curve([10, 100], lines, "S", "FID", errors={"c": [1.0, 0.5]})
 
 
 def shown(monkeypatch) -> list:
