@@ -8,6 +8,7 @@ from this package's own functions.
 """
 
 from .acceleration import check_correction, check_order, check_second_run
+from .editing import check_blend, check_edited_maps, check_found_noise, check_null_eps
 from .exact import check_anderson, check_evaluations, check_unmix
 from .formulas import (
     check_add_noise,
@@ -28,16 +29,20 @@ __all__ = [
     "Result",
     "check_add_noise",
     "check_anderson",
+    "check_blend",
     "check_correction",
     "check_ddim_sigma",
     "check_ddim_step",
+    "check_edited_maps",
     "check_evaluations",
+    "check_found_noise",
     "check_guided_jump",
     "check_invert",
     "check_invert_step",
     "check_jumps",
     "check_mix",
     "check_noise",
+    "check_null_eps",
     "check_order",
     "check_p_value",
     "check_posterior_mean",
