@@ -150,7 +150,7 @@ GREY = bundle_of_grey()
 
 
 def pictures(n=4):
-    return torch.full((n, 1, 8, 8), 0.1), torch.ones(n, dtype=torch.long)
+    return torch.full((n, 1, 8, 8), 0.15), torch.ones(n, dtype=torch.long)
 
 
 def test_purification_pulls_to_the_data_and_its_gradient_passes():
