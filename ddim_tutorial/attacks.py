@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .grids import from_uint8, to_uint8
 from .noise import Generators, randn
 from .predict import Images
-from .require import Number, require_fraction, require_generator, require_images, require_int
+from .require import require_fraction, require_generator, require_images, require_int
 
 Edit = Callable[[Tensor, Generators], Tensor]
 
@@ -27,7 +27,7 @@ def in_8_bits(x: Images) -> Images:
     return from_uint8(pixels[:, None] if x.shape[1] == 1 else pixels.permute(0, 3, 1, 2)).to(x)
 
 
-def rotate(x: Images, generator: Generators = None, *, degrees: Number) -> Images:
+def rotate(x: Images, generator: Generators = None, *, degrees: float) -> Images:
     """Turned counter-clockwise about the middle, bilinear; outside, the border goes on."""
     angle = torch.tensor(degrees * torch.pi / 180)
     cos, sin, (H, W) = angle.cos().item(), angle.sin().item(), x.shape[2:]
@@ -50,7 +50,7 @@ def jpeg(x: Images, generator: Generators = None, *, quality: int) -> Images:
     return from_uint8(pixels[:, None] if x.shape[1] == 1 else pixels.permute(0, 3, 1, 2)).to(x)
 
 
-def crop(x: Images, generator: Generators = None, *, share: Number) -> Images:
+def crop(x: Images, generator: Generators = None, *, share: float) -> Images:
     """A part with ``share`` of the area, at a place by chance, enlarged to the old size."""
     require_fraction("share", share)
     require_generator(generator, len(x))
@@ -64,7 +64,7 @@ def crop(x: Images, generator: Generators = None, *, share: Number) -> Images:
     return in_8_bits(F.interpolate(torch.stack(cut), (H, W), mode="bilinear"))
 
 
-def blur(x: Images, generator: Generators = None, *, std: Number) -> Images:
+def blur(x: Images, generator: Generators = None, *, std: float) -> Images:
     """Convolved with a Gaussian of ``std`` pixels, cut at 3 of them; the border goes on."""
     reach = max(1, round(3 * std))
     kernel = (-(torch.arange(-reach, reach + 1) ** 2) / (2 * std**2)).exp().to(x)
@@ -75,20 +75,25 @@ def blur(x: Images, generator: Generators = None, *, std: Number) -> Images:
     return in_8_bits(x)
 
 
-def add_grain(x: Images, generator: Generators = None, *, std: Number) -> Images:
+def add_grain(x: Images, generator: Generators = None, *, std: float) -> Images:
     """White noise of ``std`` added, black to white being 1."""
     return in_8_bits(x + 2 * std * randn(x.shape, generator, device=x.device, dtype=x.dtype))
 
 
-def brighten(x: Images, generator: Generators = None, *, low: Number, high: Number) -> Images:
+def brighten(x: Images, generator: Generators = None, *, low: float, high: float) -> Images:
     """Each picture times a factor by chance from low to high, black being 0."""
     require_generator(generator, len(x))
     chance = torch.special.ndtr(randn((len(x), 1, 1, 1), generator, dtype=torch.float64))
     return in_8_bits((x + 1) * (low + (high - low) * chance).to(x) - 1)
 
 
+def untouched(x: Images, generator: Generators = None) -> Images:
+    """Stored as a file of 8 bits, no more."""
+    return in_8_bits(x)
+
+
 EDITS: dict[str, Edit] = {
-    "none": lambda x, generator=None: in_8_bits(x),
+    "none": untouched,
     "JPEG 25": partial(jpeg, quality=25),
     "blur 1 px": partial(blur, std=1.0),
     "noise .1": partial(add_grain, std=0.1),
@@ -102,10 +107,10 @@ EDITS: dict[str, Edit] = {
 def pgd(
     loss: Callable[[Tensor], Tensor],
     x_0: Images,
-    radius: Number,
+    radius: float,
     *,
     steps: int = 20,
-    step: Number | None = None,
+    step: float | None = None,
     generator: Generators = None,
 ) -> Images:
     """Pictures at which ``loss`` is larger, each within ``radius`` of its x_0 at every pixel: steps
@@ -131,6 +136,6 @@ def pgd(
     return x
 
 
-def project(x: Images, x_0: Images, radius: Number) -> Images:
+def project(x: Images, x_0: Images, radius: float) -> Images:
     """The nearest to x within ``radius`` of x_0 at every pixel, and in [-1, 1]."""
     return torch.maximum(torch.minimum(x, x_0 + radius), x_0 - radius).clamp(-1, 1)

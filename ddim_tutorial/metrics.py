@@ -80,3 +80,18 @@ def frechet(features_a: Tensor, features_b: Tensor) -> float:
     metric.update(features_a.double(), real=True)
     metric.update(features_b.double(), real=False)
     return metric.compute().item()
+
+
+def auc(positive: Float[Tensor, " N"], negative: Float[Tensor, " M"]) -> float:
+    """The chance that a score of ``positive`` lies above one of ``negative``, ties counting half:
+    the area under the ROC curve."""
+    above = positive[:, None] - negative[None]
+    return ((above > 0).double() + 0.5 * (above == 0).double()).mean().item()
+
+
+def tpr(positive: Float[Tensor, " N"], negative: Float[Tensor, " M"], fpr: float = 0.01) -> float:
+    """The share of ``positive`` above a threshold that at most ``fpr`` of ``negative`` pass. Of 40
+    negatives none may pass 1 %, of 200 two."""
+    allowed = int(fpr * len(negative) + 1e-9)
+    threshold = negative.sort(descending=True).values[min(allowed, len(negative) - 1)]
+    return (positive > threshold).double().mean().item()

@@ -67,8 +67,8 @@ def key(
     shape: Sequence[int],
     generator: torch.Generator | None = None,
     *,
-    radius: Number = 4.0,
-    inner: Number = 0.0,
+    radius: float = 4.0,
+    inner: float = 0.0,
     channels: Sequence[int] | None = None,
 ) -> Key:
     """A secret for noise of ``shape`` (C, H, W), which decides it together with the generator.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddim_tutorial.metrics import mse, order, psnr, relative_error, rms
+from ddim_tutorial.metrics import auc, mse, order, psnr, relative_error, rms, tpr
 
 
 def test_a_known_difference(device):
@@ -62,3 +62,23 @@ def test_pictures_of_another_shape_are_refused(b):
             mse(torch.zeros(2, 3), b)
     finally:
         config.update("jaxtyping_disable", False)
+
+
+def test_the_area_under_the_roc_is_that_of_torchmetrics_and_ties_count_half():
+    from torchmetrics.functional.classification import binary_auroc
+
+    positive, negative = (10 * torch.randn(60) + 5).round(), (10 * torch.randn(90)).round()
+    scores = (torch.cat([positive, negative]) + 100) / 200
+    peer = binary_auroc(scores, torch.cat([torch.ones(60), torch.zeros(90)]).long())
+    assert auc(positive, negative) == pytest.approx(peer.item(), abs=1e-6)
+    assert auc(torch.ones(3), torch.ones(4)) == 0.5 and auc(torch.ones(3), torch.zeros(4)) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "fpr", "allowed"), [(40, 0.01, 0), (200, 0.01, 2), (50, 0.1, 5), (100, 0.29, 29)]
+)
+def test_as_many_false_alarms_as_the_rate_allows(count, fpr, allowed):
+    negative = torch.randperm(count).float()
+    positive = torch.arange(count) - 0.5
+    assert tpr(positive, negative, fpr) == allowed / count
+    assert tpr(positive + 1, negative, fpr) == (allowed + 1) / count

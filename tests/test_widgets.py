@@ -12,6 +12,7 @@ from ipywidgets import FloatSlider, IntSlider
 from PIL import Image
 
 from ddim_tutorial import grids, sample, slerp, trajectory, widgets, zoo
+from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.inversion import METHODS
 from parts import png_of, tiny_pipeline
 
@@ -335,3 +336,43 @@ def test_solver_explorer_decodes_and_says_the_error(tmp_path, monkeypatch):
     assert captions[-1] == f"3 evaluations, error {error:.3f}"
     by_name(box)["S"].value = 50
     assert float(captions[-1].split()[-1]) < error / 4
+
+
+def test_purification_explorer_follows_every_control(tmp_path, monkeypatch):
+    bundle, shown = build(tmp_path, classes=4), []
+    with pytest.raises(ValueError, match="no held-out examples"):
+        widgets.purification_explorer(bundle)
+    pictures = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    bundle = replace(bundle, examples=zoo.Examples(pictures, torch.tensor([2, 0, 1])))
+    bundle.card["classes"] = ["Trouser", "Dress", "Bag"]
+    torch.manual_seed(2)
+    bundle.__dict__["classifier"] = Classifier(3, widths=(8, 8)).requires_grad_(False)
+    calls = []
+    bundle.unet.register_forward_hook(lambda _, given, out: calls.append(given[1].tolist()))
+    monkeypatch.setattr(
+        widgets.purification, "image_grid", lambda x, titles, **how: shown.append((x, titles))
+        or grids.image_grid(x, titles, **how)
+    )  # fmt: skip
+    box = widgets.purification_explorer(bundle, eps=51.0, t=100)
+    controls, picture = by_name(box), box.children[-1]
+    start = {name: control.value for name, control in controls.items()}
+    assert start == {"picture": 0, "eps": 32.0, "t": 100, "S": 5, "seed": 0}  # eps: at most 32
+    assert calls == [[99], [79], [59], [39], [19]]  # without a label, five steps from t* to 0
+    (x_0, attacked, pure), titles = shown[-1]
+    assert torch.equal(x_0, pictures[0]) and not torch.equal(attacked, pure)
+    change = (attacked - x_0).abs()
+    assert change.max().item() == pytest.approx(64 / 255, abs=1e-6)
+    chances = bundle.classifier(shown[-1][0]).softmax(1)
+    assert chances[1, 2] < chances[0, 2]  # its own class has become less likely
+    for chance, title in zip(chances, titles, strict=True):
+        best = chance.argmax().item()
+        assert title.startswith(f"{bundle.card['classes'][best]} {chance[best]:.0%}\n")
+    for name, value in (("picture", 2), ("eps", 8.0), ("t", 300), ("S", 2), ("seed", 3)):
+        before, picture_before = len(calls), picture.value
+        controls[name].value = value
+        assert len(calls) > before and picture.value != picture_before, name
+    before = len(calls)
+    controls["t"].value = 0
+    assert len(calls) == before and torch.equal(shown[-1][0][1], shown[-1][0][2])
+    controls["eps"].value = 0.0
+    assert torch.equal(shown[-1][0][0], shown[-1][0][1])

@@ -2,6 +2,7 @@
 
 from .explorer import explorer
 from .inversion import inversion_explorer
+from .purification import purification_explorer
 from .sampling import (
     interpolation_explorer,
     jump_explorer,
@@ -16,6 +17,7 @@ __all__ = [
     "inversion_explorer",
     "jump_explorer",
     "latent_explorer",
+    "purification_explorer",
     "sampling_explorer",
     "solver_explorer",
 ]

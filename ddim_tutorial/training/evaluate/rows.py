@@ -1,0 +1,41 @@
+"""A table of rows that stand alone: each is saved when it is done, one of fewer pictures is
+measured again, and a table of other weights is begun anew."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddim_tutorial.training.evaluate.inversion import as_text
+
+Row = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of a table were computed with."""
+    return {"torch": torch.__version__, "python": platform.python_version()}
+
+
+def fill(
+    path: Path, header: Row, plan: Sequence[Row], pictures: int, measure: Callable[..., Row]
+) -> None:
+    """Add ``measure(**key)`` for the keys of ``plan``, all with the same names, that the table at
+    ``path`` does not have from as many pictures. header: what made the table, with "sha256" of the
+    weights."""
+    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = table["rows"] if table.get("sha256") == header["sha256"] else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for key in plan:
+        old = [row for row in rows if all(row.get(name) == key[name] for name in key)]
+        if old and old[0]["pictures"] >= pictures:
+            continue
+        started = time.process_time()
+        found = {"pictures": pictures} | measure(**key)
+        seconds = {"CPU seconds": round(time.process_time() - started, 1)}
+        rows = [row for row in rows if row not in old] + [key | found | seconds]
+        path.write_text(as_text(header | {"rows": rows}), encoding="utf-8")
+        print(*key.values(), seconds, flush=True)
