@@ -170,8 +170,9 @@ def curve(
     caption: str | None = None,
 ) -> "matplotlib.figure.Figure":
     """Lines over a common x, told apart by colour and by marker; ``log`` is "", "x", "y" or
-    "xy"."""
-    figure, axes = _axes(1, 1, (5.1, 2.8))
+    "xy". The legend of more than seven stands beside them."""
+    beside = len(ys) > 7
+    figure, axes = _axes(1, 1, (6.3 if beside else 5.1, 2.8))
     x, ax = list(x), axes[0, 0]
     for i, (name, y) in enumerate(ys.items()):
         marker = "os^Dv<>"[i % 7] if len(x) <= 30 else None
@@ -191,7 +192,8 @@ def curve(
         ax.set_xticks(x, [f"{value:g}" for value in x])
         ax.set_xticks([], minor=True)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}
+    ax.legend(fontsize=8, **place)
     _caption(figure, caption)
     return figure
 
