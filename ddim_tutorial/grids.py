@@ -172,12 +172,14 @@ def curve(
     errors: Mapping[str, Iterable] | None = None,
 ) -> "matplotlib.figure.Figure":
     """Lines over a common x, told apart by colour and by marker; ``log`` is "", "x", "y" or "xy".
+    The legend of more than seven stands beside them.
 
     errors: for some of the lines, by name, how far the bar at each point reaches up and down.
     """
     if unknown := set(errors or ()) - set(ys):
         raise ValueError(f"errors: got {sorted(unknown)}, wanted names among {sorted(ys)}")
-    figure, axes = _axes(1, 1, (5.1, 2.8))
+    beside = len(ys) > 7
+    figure, axes = _axes(1, 1, (6.3 if beside else 5.1, 2.8))
     x, ax = list(x), axes[0, 0]
     for i, (name, y) in enumerate(ys.items()):
         marker = "os^Dv<>"[i % 7] if len(x) <= 30 else None
@@ -201,7 +203,8 @@ def curve(
         ax.set_xticks(x, [f"{value:g}" for value in x])
         ax.set_xticks([], minor=True)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}
+    ax.legend(fontsize=8, **place)
     _caption(figure, caption)
     return figure
 

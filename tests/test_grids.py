@@ -188,6 +188,15 @@ def test_curve_draws_bars_at_the_lines_that_have_some():
         grids.curve([10, 100], lines, "S", "FID", errors={"c": [1.0, 0.5]})
 
 
+@pytest.mark.parametrize("count", [8, 12])
+def test_the_legend_of_many_lines_hides_none(count):
+    figure = grids.curve([5, 20], {f"solver {i}": [1, 2] for i in range(count)}, "S", "error")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    legend, drawn = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert legend.x0 >= drawn.x1 and legend.x1 <= figure.bbox.x1
+
+
 def shown(monkeypatch) -> list:
     seen: list = []
     monkeypatch.setattr("IPython.display.display", lambda *objects, **_: seen.extend(objects))
