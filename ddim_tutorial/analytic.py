@@ -70,6 +70,41 @@ class Mixture:
         eps = (1 - alpha**2).sqrt() * (r.sum(1, keepdim=True) * x - alpha * (r @ means))
         return eps.view(x_t.shape).to(x_t.dtype).to(x_t.device)
 
+    def end(self, x_t: Images, t: Int[Tensor, " B"]) -> Images:
+        """Where the ODE takes x_t: (B, 1), t: (B,) in 0..T; float64. On a line trajectories do not
+        cross, so the share of the data below x_t stays: F_0(end) = F_t(x_t), solved by bisection.
+        ValueError in more dimensions, and for points (stds of 0), where F_0 jumps."""
+        if self.means.shape[1:] != (1,) or not bool((self.stds > 0).all()):
+            raise ValueError(
+                f"data of shape {tuple(self.means.shape[1:])} and stds {self.stds.tolist()}: the"
+                " end is known on a line, means of shape (K, 1), with stds above 0"
+            )
+        x = on_float64_device(x_t).double()
+        below, above = self._tails(x, self.schedule.at(t, x))
+        mean, std = self.means.abs().max().item(), self.stds.max().item()
+        # std times the largest z of x_t in any component, whose own std is at least the divisor
+        reach = mean + std * (x.abs().max().item() + mean) / min(1.0, self.stds.min().item())
+        low, high = torch.full_like(x, -reach), torch.full_like(x, reach)
+        for _ in range(80):  # until float64 has nothing left to halve
+            middle = (low + high) / 2
+            left, right = self._tails(middle, torch.ones_like(middle))
+            # by the smaller share: 1 - 1e-20 is 1
+            short = torch.where(below < above, left < below, right > above)
+            low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+        return ((low + high) / 2).to(x_t.device)
+
+    def _tails(self, x: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
+        """The logarithms of the shares of p_t below and above x: (B, 1). Of logarithms, since 1e-33
+        is a share too; torch's ndtr has no such tail."""
+        std = (ab * self.stds.to(x) ** 2 + 1 - ab).sqrt()
+        z = (x - ab.sqrt() * self.means.to(x).T) / std
+        log_weights = self.weights.to(x).log()
+        below, above = (
+            (log_weights + torch.special.log_ndtr(side)).logsumexp(1, keepdim=True)
+            for side in (z, -z)
+        )
+        return below, above
+
 
 def _as_float64(values: Tensor | float) -> Tensor:
     if isinstance(values, Tensor):

@@ -240,8 +240,10 @@ def ddim_sampling_parameters(
     whatever that entry is. eta >= 0: as in DDIM Eq. 16.
     """
     grid = require_times(times, schedule.T)
-    if grid[0] < grid[1] or not eta >= 0:
-        raise ValueError(f"times={grid[:2]}.., eta={eta}: pass a decreasing grid and eta >= 0")
+    if grid[0] < grid[1] or not 0 <= eta < float("inf"):
+        raise ValueError(
+            f"times={grid[:2]}.., eta={eta}: pass a decreasing grid and a finite eta >= 0"
+        )
     alphas = schedule.alpha_bar[grid[-2::-1]]
     alphas_prev = torch.cat([schedule.alpha_bar[1:2], alphas[:-1]])
     sigmas = eta * torch.sqrt((1 - alphas_prev) / (1 - alphas) * (1 - alphas / alphas_prev))

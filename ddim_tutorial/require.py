@@ -133,7 +133,10 @@ def require_sigma(sigma: Any, ab_s: float | Tensor) -> float | Tensor:
 def require_eta(grid: list[int], alpha_bar: Tensor, eta: float, sigma_hat: bool) -> None:
     """Refuse an eta that leaves a step of ``grid`` no real direction, or noise while inverting."""
     if not isinstance(eta, Real) or not eta >= 0:
-        raise ValueError(f"eta={eta!r}: pass a number >= 0 (0 is DDIM, 1 is DDPM)")
+        raise ValueError(
+            f"eta={eta!r}: pass a number >= 0 (0 is DDIM, 1 is DDPM, math.inf jumps, then noises"
+            " anew)"
+        )
     if grid[0] < grid[1] and (eta or sigma_hat):
         raise ValueError(
             f"{'sigma_hat=True' if sigma_hat else f'eta={eta}'} with s={grid[1]} > t={grid[0]}: "
@@ -143,7 +146,7 @@ def require_eta(grid: list[int], alpha_bar: Tensor, eta: float, sigma_hat: bool)
         raise ValueError(
             f"sigma_hat=True with eta={eta}: sigma-hat is eta=1 with more noise, pass eta=1"
         )
-    if eta > 1 and not torch.compiler.is_compiling():
+    if 1 < eta < math.inf and not torch.compiler.is_compiling():
         for t, s in pairwise(grid):
             ab_t, ab_s = alpha_bar[t], alpha_bar[s]
             largest = ((1 - ab_t) / (1 - ab_t / ab_s)).sqrt()  # sigma^2 = 1 - ab_s, DDIM Eq. 16

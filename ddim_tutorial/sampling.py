@@ -5,6 +5,7 @@ A step takes a pair of times: from t to s. ``trajectory`` is the loop, a generat
 before the first and after the last step.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .noise import Generators, randn
-from .predict import EpsModel, Images, Level, plus_, predict_x0, predicted_eps, sqrt
+from .predict import EpsModel, Images, Level, add_noise, plus_, predict_x0, predicted_eps, sqrt
 from .require import (
     require_eta,
     require_generator,
@@ -55,9 +56,12 @@ def ddim_sigma(ab_t: Level, ab_s: Level, eta: float) -> Tensor | float:
     :math:`\eta \sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}}
     \sqrt{1 - \frac{\bar\alpha_t}{\bar\alpha_s}}`.
 
-    eta = 0: deterministic; eta = 1: DDPM's posterior.
+    eta = 0: deterministic; eta = 1: DDPM's posterior; eta = inf: sqrt(1 - ab_s), all that Eq. 12
+    has room for.
     """
     ab_t, ab_s = require_level("ab_t", ab_t), require_level("ab_s", ab_s)
+    if eta == math.inf:
+        return sqrt(1 - ab_s)
     return eta * sqrt((1 - ab_s) / (1 - ab_t) * (1 - ab_t / ab_s))
 
 
@@ -109,7 +113,8 @@ def trajectory(
     computes in.
     times: decreasing to sample; increasing (with eta = 0) to invert, eps then being asked at
     max(t, 1).
-    eta: 0 (DDIM) to 1 (DDPM), DDIM Eq. 16.
+    eta: 0 (DDIM) to 1 (DDPM), DDIM Eq. 16; math.inf keeps nothing of eps: jump, then noise anew,
+    the multistep sampling of consistency models (Song et al. 2023, arXiv:2303.01469, Alg. 1).
     sigma_hat: with eta = 1, DDPM's larger variance in the injected noise, none in the last step.
     generator: one, or one per image (see :func:`ddim_tutorial.noise.randn`).
 
@@ -141,8 +146,11 @@ def _ddim(
     ab_t, ab_s = levels[t], levels[s]
     if not eta:
         return ddim_step(x_t, eps, ab_t, ab_s)
-    sigma = noise_std = ddim_sigma(ab_t, ab_s, eta)
     noise = randn(x_t.shape, generator, device=x_t.device, dtype=x_t.dtype)
+    if eta == math.inf:  # not by Eq. 12: the rounding of sigma^2 = 1 - ab_s has no square root
+        x0_hat = predict_x0(x_t, eps, ab_t)
+        return add_noise(x0_hat, noise, ab_s).to(x_t.dtype), x0_hat.to(x_t.dtype)
+    sigma = noise_std = ddim_sigma(ab_t, ab_s, eta)
     if sigma_hat:  # DDIM's code and DDPM's add no noise to the finished picture
         noise_std = sqrt(1 - ab_t / ab_s) if s != end else 0.0
     return ddim_step(x_t, eps, ab_t, ab_s, sigma=sigma, noise=noise, noise_std=noise_std)

@@ -20,10 +20,11 @@ from ..peers import from_scheduler
 from ..pixel import eps_model
 from .bundle import Bundle, Examples, LatentBundle, null_class, read_examples
 from .card import file_sha256, verify, write_card
-from .hub import ALIASES, DOWNLOAD, VARIABLE, Alias, from_hub
+from .hub import ALIASES, DOWNLOAD, VARIABLE, Alias, from_hub, hub_name
+from .jump import find_jump, learn_jump
 from .pipeline import TEXT_ENCODER, UNET, VAE, load_pipeline
 from .scheduler import read_scheduler, to_ddim
-from .unet import load_unet, sample_shape
+from .unet import load_unet, sample_shape, unet_folder
 from .weights import DIFFUSERS, build_generator, find_device, find_weights, load_module, read_json
 
 __all__ = [
@@ -68,6 +69,7 @@ def load(
     *,
     download: bool | None = None,
     default: str = "fashion",
+    fast: bool = False,
 ) -> Bundle | LatentBundle:
     """Load a bundled model by name, a diffusers folder, or a Stable Diffusion model of the Hugging
     Face hub.
@@ -86,19 +88,22 @@ def load(
         default: a bundled model. Where the variable names a model of the other kind (pixel or
             latent), ``default`` is loaded and a line says so: one setting serves notebooks on both
             kinds.
+        fast: with the learned jump in the model's folder ``jump/`` in place of its network: one to
+            four evaluations a picture, ``sample(.., eta=math.inf)``, guidance folded in.
 
     Returns a :class:`Bundle`, or a :class:`LatentBundle` for a StableDiffusionPipeline.
     For a compiled network: ``pixel.eps_model(torch.compile(bundle.unet))``.
 
     Raises ValueError, naming the file, for weights that are missing, truncated, changed since the
     card was written, pickled, not finite, incomplete, or of another shape than the configuration,
-    for a scheduler of another process (flow matching, EDM), and for a sample_size that does not
-    pass through the network; TypeError for a dtype of integers. Warns where the scheduler would
-    clip x0_hat, which is not done here.
+    for a scheduler of another process (flow matching, EDM), for a sample_size that does not pass
+    through the network, and for ``fast`` where there is no learned jump; TypeError for a dtype of
+    integers. Warns where the scheduler would clip x0_hat, which is not done here.
     """
     download = os.environ.get(DOWNLOAD) == "1" if download is None else download
     folder = _setting(default, download) if name_or_path is None else _find(name_or_path, download)
     device, latent = find_device(device), _is_latent(folder)
+    jump = find_jump(folder) if fast else None
     dtype = _dtype(latent, device) if dtype is None else dtype
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(
@@ -107,7 +112,7 @@ def load(
     card = verify(folder) if (folder / "card.json").exists() else {}
     examples = folder / "examples.safetensors"
     common: dict[str, Any] = {
-        "name": card.get("name") or _name(folder),
+        "name": card.get("name") or hub_name(folder),
         "folder": folder,
         "card": card,
         "device": device,
@@ -115,23 +120,23 @@ def load(
         "examples": read_examples(examples) if examples.exists() else None,
     }
     if latent:
+        component = folder / "unet"
         pipe = load_pipeline(folder, device, dtype)
         return LatentBundle(
             pipe=pipe,
             schedule=from_scheduler(pipe.scheduler),
-            shape=sample_shape(pipe.unet.config, folder / "unet" / "config.json"),
-            sha256=file_sha256(*find_weights(folder / "unet", DIFFUSERS).paths),
+            shape=sample_shape(pipe.unet.config, component / "config.json"),
+            sha256=_sha256(component, jump),
+            scale=learn_jump(pipe.unet, jump) if jump else None,
             **common,
         )
-    return _pixel_bundle(folder, device, dtype, common)
+    return _pixel_bundle(folder, jump, common)
 
 
-def _pixel_bundle(
-    folder: Path, device: torch.device, dtype: torch.dtype, common: dict[str, Any]
-) -> Bundle:
+def _pixel_bundle(folder: Path, jump: Path | None, common: dict[str, Any]) -> Bundle:
     """The pixel model in ``folder``; ``common`` are the fields that every bundle has."""
-    component = _unet_folder(folder)
-    unet = load_unet(component, device, dtype)
+    component = unet_folder(folder)
+    unet = load_unet(component, common["device"], common["dtype"])
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if component == folder and not scheduler.exists():
         scheduler = folder / "scheduler_config.json"
@@ -140,28 +145,18 @@ def _pixel_bundle(
         model=eps_model(unet, null_class=null_class(common["card"])),
         schedule=from_scheduler(read_scheduler(scheduler, ("epsilon",))),
         shape=sample_shape(unet.config, component / "config.json"),
-        sha256=file_sha256(*find_weights(component, DIFFUSERS).paths),
+        sha256=_sha256(component, jump),
+        scale=learn_jump(unet, jump) if jump else None,
         **common,
     )
 
 
-def _unet_folder(folder: Path) -> Path:
-    """Where the network of a pixel model is: in ``unet/``, or in the folder's root."""
-    if (folder / "unet").is_dir() or not (folder / "config.json").exists():
-        return folder / "unet"
-    return folder
+def _sha256(component: Path, jump: Path | None) -> str:
+    return file_sha256(*([jump] if jump else find_weights(component, DIFFUSERS).paths))
 
 
 def _dtype(latent: bool, device: torch.device) -> torch.dtype:
     return torch.float16 if latent and device.type == "cuda" else torch.float32
-
-
-def _name(folder: Path) -> str:
-    """The folder's name, or the hub id where the folder lies in the hub's cache
-    (models--owner--name/snapshots/...)."""
-    if folder.parent.name == "snapshots":
-        return folder.parents[1].name.removeprefix("models--").replace("--", "/")
-    return folder.name
 
 
 def _is_latent(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,7 @@ from ..latent import LatentSpace, from_pipeline
 from ..pixel import Labels, eps_model
 from ..predict import EpsModel
 from ..schedule import Schedule
+from ..spacing import times
 from .weights import build_classifier, load_module, load_tensors
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Bundle:
 
     ``model`` is the network without a condition (the null class); ``shape`` is (C, H, W);
     ``sha256`` is that of the diffusion weights, for the provenance of figures; ``examples`` is None
-    where the folder has none.
+    where the folder has none; ``scale`` is the guidance that a learned jump has folded in, None for
+    a noise model.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Bundle:
     device: torch.device
     dtype: torch.dtype
     sha256: str
+    scale: float | None = None
 
     def conditional(self, labels: Labels) -> EpsModel:
         """The model for ``labels``: (B,) int or one int for all; None is the null class."""
@@ -80,7 +83,8 @@ class LatentBundle:
     """A loaded StableDiffusionPipeline with all that belongs to it.
 
     ``model`` is the network without a prompt; ``shape`` is that of a latent, (C, h, w); ``sha256``
-    is that of the diffusion weights; ``examples`` is None where the folder has none.
+    is that of the diffusion weights; ``examples`` is None where the folder has none; ``scale`` is
+    the guidance that a learned jump has folded in, None for a noise model.
     """
 
     name: str
@@ -93,19 +97,36 @@ class LatentBundle:
     device: torch.device
     dtype: torch.dtype
     sha256: str
+    scale: float | None = None
 
     def space(
         self,
         prompt: str | list[str],
         negative_prompt: str | list[str] = "",
-        scale: float = 7.5,
+        scale: float | None = None,
     ) -> LatentSpace:
-        """The latent space guided towards ``prompt``, see :func:`latent.from_pipeline`."""
-        return from_pipeline(self.pipe, prompt, negative_prompt, scale)
+        """The latent space guided towards ``prompt``, see :func:`latent.from_pipeline`.
+
+        scale: None is 7.5. A learned jump has its own folded in: there the model is asked with the
+        prompt alone, ``times`` are trailing, from T to 0, and another scale or a negative prompt is
+        refused with ValueError.
+        """
+        if self.scale is None:
+            return from_pipeline(
+                self.pipe, prompt, negative_prompt, 7.5 if scale is None else scale
+            )
+        if scale not in (None, self.scale) or any(negative_prompt):
+            asked = f"scale={scale}" if not any(negative_prompt) else f"{negative_prompt=}"
+            raise ValueError(
+                f"{asked}: the learned jump of {self.name} has guidance {self.scale:g} without a"
+                " negative prompt folded in; leave it out, or load the model without fast=True"
+            )
+        grid = partial(times, self.schedule.T)
+        return from_pipeline(self.pipe, prompt, scale=1.0)._replace(times=grid)
 
     @cached_property
     def model(self) -> EpsModel:
-        return self.space("", scale=1.0).model
+        return self.space("", scale=1.0 if self.scale is None else None).model
 
     @cached_property
     def captions(self) -> list[str]:

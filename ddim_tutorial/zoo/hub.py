@@ -106,3 +106,11 @@ def _other_revisions(alias: Alias) -> str:
         f" at revision {alias.revision}; the cache has {', '.join(path.name for path in folders)}:"
         f" to use that one, zoo.load({str(folders[0])!r})"
     )
+
+
+def hub_name(folder: Path) -> str:
+    """The folder's name, or the hub id where the folder lies in the hub's cache
+    (models--owner--name/snapshots/...)."""
+    if folder.parent.name == "snapshots":
+        return folder.parents[1].name.removeprefix("models--").replace("--", "/")
+    return folder.name

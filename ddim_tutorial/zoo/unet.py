@@ -66,3 +66,10 @@ def _try_size(network: nn.Module, shape: tuple[int, int, int], path: Path) -> No
             f"{path}: the network answers {tuple(out.shape[1:])} to {shape}: a model with a learned"
             " variance is used with pixel.eps_model(unet, learned_variance=True), without zoo.load"
         )
+
+
+def unet_folder(folder: Path) -> Path:
+    """Where the network of a pixel model is: in ``unet/``, or in the folder's root."""
+    if (folder / "unet").is_dir() or not (folder / "config.json").exists():
+        return folder / "unet"
+    return folder

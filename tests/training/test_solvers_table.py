@@ -93,7 +93,7 @@ def test_the_command_passes_sizes_on_and_refuses_them_elsewhere(monkeypatch, cap
     monkeypatch.setattr("sys.argv", ["evaluate", "fashion-table1", "--count", "20"])
     with pytest.raises(SystemExit):
         command.main()
-    assert "belong to fashion-solvers and emoji-solvers" in capsys.readouterr().err
+    assert "belong to fashion-solvers, emoji-solvers" in capsys.readouterr().err
 
 
 def test_ddim_of_the_table_is_the_samplers():

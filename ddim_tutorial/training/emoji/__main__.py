@@ -2,34 +2,19 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from ddim_tutorial.training.arguments import fraction, natural, positive
+from ddim_tutorial.training.consistency import RECIPES
+from ddim_tutorial.training.jump import add_options, taken_options
 
 from .autoencoder import train_autoencoder
+from .consistency import export_consistency, train_consistency
 from .data import PACKAGES, RUN, build_data
 from .diffusion import train_diffusion
 from .evaluate import quick
 from .export import ZOO, export
 from .judge import train_judge
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 up, of the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {value}, wanted 1 or more")
-    return value
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 up, of the command line."""
-    return positive(text) if text != "0" else 0
-
-
-def fraction(text: str) -> float:
-    """A number from 0 to 1, of the command line."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"got {value}, wanted 0 to 1")
-    return value
 
 
 def data(run: Path, packages: Path) -> None:
@@ -70,6 +55,17 @@ def add_diffusion(command: argparse.ArgumentParser) -> None:
     add("--attention", choices=["8", "16"], default="16", help="largest map with cross-attention")
 
 
+def add_consistency(command: argparse.ArgumentParser) -> None:
+    add_options(command, scale=4.0, steps=6000)
+    command.add_argument("--folder", type=Path, default=ZOO, help="the exported pipeline")
+    command.add_argument("--members", type=natural, default=16, help="as diffusion was given")
+
+
+def consistency(run: Path, **given: Any) -> None:
+    options = taken_options(given)
+    train_consistency(run, options, **given)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ddim_tutorial.training.emoji", description=__doc__
@@ -84,6 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("export").add_argument("--folder", type=Path, default=ZOO)
     add_training(commands.add_parser("judge"), steps=3000, batch=64)
     add_precision(commands.add_parser("quick"), "bf16")
+    add_consistency(commands.add_parser("consistency"))
+    jump = commands.add_parser("export-jump")
+    jump.add_argument("--recipe", choices=RECIPES, required=True)
+    jump.add_argument("--folder", type=Path, default=ZOO)
     return parser
 
 
@@ -97,6 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
         "export": export,
         "judge": train_judge,
         "quick": quick,
+        "consistency": consistency,
+        "export-jump": export_consistency,
     }
     functions[command](run, **options)
 

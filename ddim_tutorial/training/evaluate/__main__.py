@@ -10,6 +10,10 @@ python -m ddim_tutorial.training.evaluate fashion-solvers
     -> notebooks/data/fashion_solvers.json
 python -m ddim_tutorial.training.evaluate emoji-solvers
     -> notebooks/data/emoji_solvers.json
+python -m ddim_tutorial.training.evaluate fashion-jump
+    -> notebooks/data/fashion_jump.json
+python -m ddim_tutorial.training.evaluate emoji-jump
+    -> notebooks/data/emoji_jump.json
 python -m ddim_tutorial.training.evaluate fashion-table3
     -> notebooks/data/fashion_table3.json
 python -m ddim_tutorial.training.evaluate emoji
@@ -21,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddim_tutorial import zoo
+from ddim_tutorial.training.evaluate.jump import emoji_jump, fashion_jump
 from ddim_tutorial.training.evaluate.measures import NETWORK
 from ddim_tutorial.training.evaluate.price import fashion_table3
 from ddim_tutorial.training.evaluate.quality import fashion
@@ -37,15 +42,22 @@ def emoji(folder: Path, data: Path, precision: str) -> None:
     emoji(folder, data, precision=precision)
 
 
-Command = Callable[..., None]  # (folder, data, precision), and of SOLVERS also count and seeds
-SOLVERS: dict[str, Command] = {"fashion-solvers": fashion_solvers, "emoji-solvers": emoji_solvers}
+Command = Callable[..., None]  # (folder, data, precision), and of SIZED also count and seeds
+SIZED: dict[str, Command] = {
+    "fashion-solvers": fashion_solvers,
+    "emoji-solvers": emoji_solvers,
+    "fashion-jump": fashion_jump,
+    "emoji-jump": emoji_jump,
+}
+EMOJI = Path("runs/emoji/data.safetensors")
 COMMANDS: dict[str, tuple[Command, Path]] = {  # what it runs, and the data it reads by default
     "fashion": (fashion, DATA),
     "fashion-table1": (fashion_table1, DATA),
     "fashion-table2": (fashion_table2, DATA),
     "fashion-table3": (fashion_table3, DATA),
-    "emoji": (emoji, Path("runs/emoji/data.safetensors")),
-    **{name: (evaluate, DATA) for name, evaluate in SOLVERS.items()},
+    "emoji": (emoji, EMOJI),
+    **{name: (evaluate, DATA) for name, evaluate in SIZED.items()},
+    "emoji-jump": (emoji_jump, EMOJI),
 }
 
 
@@ -66,14 +78,16 @@ def main() -> None:
         default="no",
         help="what the networks compute in: float32 (no, the default) or bf16 autocast",
     )
-    parser.add_argument("--count", type=int, help="pictures of a row and seed, of the last two")
-    parser.add_argument("--seeds", type=int, help="repetitions of every row, of the last two")
+    parser.add_argument(
+        "--count", type=int, help="pictures of a row and seed, of solvers and jumps"
+    )
+    parser.add_argument("--seeds", type=int, help="repetitions of every row, of solvers and jumps")
     arguments = parser.parse_args()
     evaluate, data = COMMANDS[arguments.what]
     folder = arguments.folder or zoo.ZOO / arguments.what.split("-")[0]
     size = {k: v for k in ("count", "seeds") if (v := getattr(arguments, k)) is not None}
-    if size and arguments.what not in SOLVERS:
-        parser.error(f"--count and --seeds belong to {' and '.join(SOLVERS)}")
+    if size and arguments.what not in SIZED:
+        parser.error(f"--count and --seeds belong to {', '.join(SIZED)}")
     evaluate(folder, arguments.data or data, arguments.precision, **size)
 
 
