@@ -114,8 +114,8 @@ def jump_grid(
     mean = ", mean over channels" if x_t.shape[1] > 1 else ""
     _caption(
         figure,
-        f"{names[0]} and {names[1]} clipped to [-1, 1] for display; "
-        f"delta on ±{scale:.3g}{mean}: orange below 0, purple above",
+        f"{names[0]} and {names[1]} shown clipped to [-1, 1]; "
+        f"difference on ±{scale:.3g}{mean}: orange below 0, purple above",
     )
     return figure
 

@@ -172,8 +172,9 @@ SYMBOLS = (
     Symbol(
         r"\hat\sigma",
         "sigma_hat",
-        "bool",
-        "flag: a step has noise of std sqrt(1 - alpha_bar_t / alpha_bar_s), the last none",
+        "(); in code bool",
+        "std sqrt(1 - alpha_bar_t / alpha_bar_s) of a step's noise, 0 in the last; in code a flag"
+        " that asks for it",
         {"ddim": r"\hat\sigma"},
     ),
     Symbol(

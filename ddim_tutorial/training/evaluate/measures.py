@@ -17,6 +17,11 @@ SPACING = "trailing"
 NETWORK = {"no": "float32", "bf16": "bf16 autocast, float32 state"}  # a precision, in words
 
 
+def option(precision: str) -> str:
+    """What a command that computed in this precision was given, to be stored with its figures."""
+    return "" if precision == "no" else f" --precision {precision}"
+
+
 def nearest(x: Tensor, reference: Tensor) -> Tensor:
     """Root mean square difference of each x: (N, *dims) to the nearest of reference: (M, *dims),
     shape (N,)."""

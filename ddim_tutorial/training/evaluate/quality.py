@@ -18,6 +18,7 @@ from ddim_tutorial.training.evaluate.measures import (
     classify,
     draw,
     nearest,
+    option,
     quantiles,
     share,
 )
@@ -120,7 +121,7 @@ def fashion(folder: Path, data: Path, precision: str = "no") -> None:
     chosen = balanced(labels, 20)
     save_file({"images": test[chosen], "labels": labels[chosen]}, folder / "examples.safetensors")
     training = bundle.card["training"]
-    command = "python -m ddim_tutorial.training.evaluate fashion"
+    command = f"python -m ddim_tutorial.training.evaluate fashion{option(precision)}"
     measured = {
         "command": [run["command"] for run in training.values()] + [command],
         "hours": round(sum(run["hours"] for run in training.values()), 2),

@@ -25,6 +25,7 @@ from ddim_tutorial.training.evaluate.measures import (
     classify,
     draw,
     in_precision,
+    option,
 )
 from ddim_tutorial.training.fashion_data import read_data
 
@@ -186,9 +187,8 @@ def fill(
 
 
 def _new_table(what: str, bundle: zoo.Bundle | zoo.LatentBundle, precision: str) -> Cell:
-    asked = "" if precision == "no" else f" --precision {precision}"
     return {
-        "command": f"python -m ddim_tutorial.training.evaluate {what}{asked}",
+        "command": f"python -m ddim_tutorial.training.evaluate {what}{option(precision)}",
         "model": bundle.name,
         "unet_sha256": bundle.sha256,
         "spacing": SPACING,
