@@ -1,5 +1,6 @@
 # make lab      copies of the notebooks in JupyterLab        make test    everything that proves the project
 # make run      every notebook from scratch, measured        make figures (CHECK=1: only compare)
+# make browser  two notebooks in JupyterLab in a real browser
 # PYTHON=python3.12 chooses the interpreter; MODEL=... another model than the bundled one; LAB_ARGS=--no-browser;
 # FOLDER=... where make lab works (FOLDER=notebooks: on the originals); COVER= tests without counting what they reach
 
@@ -19,7 +20,7 @@ ifneq ($(MODEL),)
 export DDIM_TUTORIAL_MODEL := $(shell if [ -d $(quoted) ]; then cd -- $(quoted) && pwd; else printf %s $(quoted); fi)
 endif
 
-.PHONY: lab test run figures
+.PHONY: lab test browser run figures
 .DELETE_ON_ERROR:
 
 lab: $(READY)
@@ -30,6 +31,10 @@ test: $(READY)
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --randomly-seed=$(SEED) --durations=10 $(COVER)
+
+# needs Chromium (apt-get install chromium) and pip install -e '.[browser]'; skipped without them
+browser: $(READY)
+	$(BIN)/python -m pytest -m browser -rsP tests/test_browser.py
 
 run: $(READY)
 	$(BIN)/python -m tools.run_notebooks $(NOTEBOOKS)
