@@ -148,7 +148,8 @@ def image_grid(
                 f"{name}: got {len(texts)}, wanted one for each of the {wanted} "
                 f"{'images' if name == 'titles' else 'rows'}"
             )
-    height = size if titles is None else size + 0.25
+    titled = sum(any((titles or ())[i * columns :][:columns]) for i in range(count))
+    height = size + 0.25 * titled / count  # room for a line of titles where there is one
     figure, axes = _axes(count, min(columns, len(pixels)), (size, height))
     for i, ax in enumerate(axes.flat):
         if i < len(pixels):

@@ -138,6 +138,28 @@ def test_index_picks_the_picture():
         grids.jump_grid([])
 
 
+@pytest.mark.parametrize("row", [0, 1])
+def test_titles_of_one_row_leave_no_strip_above_the_others(row):
+    """The rows without titles stand as close to the one above as in a grid without any."""
+
+    def gaps(titles):  # in inches, between three rows
+        figure = grids.image_grid(torch.zeros(6, 1, 4, 4), titles, columns=2, size=2.0)
+        figure.draw_without_rendering()
+        inches = figure.dpi_scale_trans.inverted()
+        boxes = [ax.get_window_extent().transformed(inches) for ax in figure.axes]
+        assert all(box.width > 1.9 for box in boxes)
+        return [boxes[0].y0 - boxes[2].y1, boxes[2].y0 - boxes[4].y1]
+
+    titles = [""] * 6
+    titles[2 * row : 2 * row + 2] = "ab"
+    plain, found = gaps(None), gaps(titles)
+    assert found[1] == pytest.approx(plain[1], abs=0.01)
+    if row == 0:
+        assert found[0] == pytest.approx(plain[0], abs=0.01)
+    else:
+        assert found[0] > plain[0] + 0.1
+
+
 def test_image_grid_keeps_order_titles_and_range():
     images = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4)
     figure = grids.image_grid(images, list("abcde"), columns=3, caption="five")
