@@ -1,6 +1,7 @@
 """JupyterLab as a reader meets it, in a real browser without a window: notebooks run, controls
 answer, and what a screen reader is told. ``make browser``; it runs no other way."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -65,12 +66,11 @@ DONE = """() => {
     return working.includes(true) && !working.at(-1)
 }"""
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="no playwright: pip install -e '.[browser]'"
-)
+PLAYWRIGHT = importlib.util.find_spec("playwright")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.timeout(2 * LONG),
+    pytest.mark.skipif(not PLAYWRIGHT, reason="no playwright: pip install -e '.[browser]'"),
     pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium"),
 ]
 
@@ -131,8 +131,10 @@ def wait_for_server(server: subprocess.Popen, home: Path) -> str:
 @pytest.fixture
 def open_notebook(address, tmp_path):
     """Opens a copy, runs all its cells, and returns its panel; the console must hold no error."""
+    from playwright.sync_api import sync_playwright
+
     errors = []
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         browser = started.chromium.launch_persistent_context(
             tmp_path / "profile",
             executable_path=CHROMIUM,
