@@ -165,12 +165,13 @@ def test_what_makes_no_edit_is_refused(pipe, call, match):
 
 
 def planted(pipe, places):
-    """A finished run of two prompts whose word "red" and "blue" look at one position each."""
+    """A finished run of two prompts whose word "red" and "blue" look at one position each, blue less
+    than red."""
     run = Attention(pipe, [SOURCE, TARGET])
     maps = torch.zeros(2, 24, 8, 8)
     for row, (y, x) in enumerate(places):
-        maps[row, 2, y, x] = 0.5
-        maps[row, 2, 0, 0] = 0.1  # below 0.3 of the maximum
+        maps[row, 2, y, x] = 0.5 / (1 + 4 * row)  # 0.1 is below 0.3 of the other's maximum
+        maps[row, 2, 0, 0] = 0.2 * maps[row, 2, y, x]
     run.maps = {(500, (8, 8)): (2 * maps, 2)}
     return run
 
