@@ -548,9 +548,7 @@ def test_pictures_are_drawn_in_float32_unless_told():
 
 
 OTHERS = ("inversion", "watermark", "purification")  # their own tests hold them
-STORED = [
-    path for path in sorted(tables.TABLES.glob("*.json")) if not path.stem.startswith(OTHERS)
-]
+STORED = [path for path in sorted(tables.TABLES.glob("*.json")) if not path.stem.startswith(OTHERS)]
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)

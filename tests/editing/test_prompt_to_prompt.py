@@ -165,8 +165,8 @@ def test_what_makes_no_edit_is_refused(pipe, call, match):
 
 
 def planted(pipe, places):
-    """A finished run of two prompts whose word "red" and "blue" look at one position each, blue less
-    than red."""
+    """A finished run of two prompts whose word "red" and "blue" look at one position each, blue
+    less than red."""
     run = Attention(pipe, [SOURCE, TARGET])
     maps = torch.zeros(2, 24, 8, 8)
     for row, (y, x) in enumerate(places):
