@@ -23,8 +23,13 @@ Edit = Callable[[Tensor, Generators], Tensor]
 
 def in_8_bits(x: Images) -> Images:
     """x as a file would hold it: rounded to 255 steps, cut to [-1, 1]."""
-    pixels = torch.from_numpy(to_uint8(x))
-    return from_uint8(pixels[:, None] if x.shape[1] == 1 else pixels.permute(0, 3, 1, 2)).to(x)
+    return _like(x, to_uint8(x))
+
+
+def _like(x: Images, pixels: np.ndarray) -> Images:
+    """Pixels as :func:`to_uint8` has them, in the shape, the dtype and on the device of x."""
+    seen = torch.from_numpy(pixels)
+    return from_uint8(seen[:, None] if x.shape[1] == 1 else seen.permute(0, 3, 1, 2)).to(x)
 
 
 def rotate(x: Images, generator: Generators = None, *, degrees: float) -> Images:
@@ -46,8 +51,7 @@ def jpeg(x: Images, generator: Generators = None, *, quality: int) -> Images:
         file = BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=quality)
         seen.append(np.asarray(Image.open(file)))
-    pixels = torch.from_numpy(np.stack(seen))
-    return from_uint8(pixels[:, None] if x.shape[1] == 1 else pixels.permute(0, 3, 1, 2)).to(x)
+    return _like(x, np.stack(seen))
 
 
 def crop(x: Images, generator: Generators = None, *, share: float) -> Images:

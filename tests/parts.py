@@ -94,3 +94,11 @@ def tiny_pipeline(folder):
         scaling_factor=0.3,
     )
     return new_pipeline(vae.eval(), text_encoder.eval(), tokenizer, unet.eval())
+
+
+def judged(name, fn, capsys):
+    """What the check of this name says of an answer: its result, and what it prints."""
+    from ddim_tutorial import checks
+
+    result = getattr(checks, f"check_{name}")(fn)
+    return result, capsys.readouterr().out

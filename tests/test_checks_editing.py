@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ddim_tutorial import checks, ddim_sigma, ddim_step
+from ddim_tutorial import ddim_sigma, ddim_step
 from ddim_tutorial.guidance import cfg
+from parts import judged
 
 
 def edited_maps(maps, into=3, of=2):
@@ -65,11 +66,6 @@ WRONG = [
     ("null_eps", lambda eps, eps_c, scale: eps - scale * eps_c, "not divided"),
     ("null_eps", lambda eps, eps_c, scale: eps, "right at scale 0 alone"),
 ]
-
-
-def judged(name, fn, capsys):
-    result = getattr(checks, f"check_{name}")(fn)
-    return result, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ddim_tutorial import checks
+from parts import judged
 
 
 def evaluations(q, first, tol):
@@ -53,11 +53,6 @@ WRONG = [
     ("unmix", lambda x, y, p: x, "wanted the pair"),
     ("unmix", lambda x, y, p: (x, unmix(x, y, p)[1]), "x differs"),
 ]
-
-
-def judged(name, fn, capsys):
-    result = getattr(checks, f"check_{name}")(fn)
-    return result, capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "fn"), [(n, fn) for n, fns in RIGHT.items() for fn in fns])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.stats import chi2, ncx2
 
-from ddim_tutorial import checks
 from ddim_tutorial.checks.watermark import noncentral
+from parts import judged
 
 
 def symmetric(values, *, roll=1, half=2):
@@ -43,11 +43,6 @@ WRONG = [
     ("projection", lambda x, x_0, r: projection(x, x, r), "radius is forgotten"),
     ("projection", lambda x, x_0, r: x.clamp_(-r, r), "changed its argument x"),
 ]
-
-
-def judged(name, fn, capsys):
-    result = getattr(checks, f"check_{name}")(fn)
-    return result, capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "fn"), [(n, fn) for n, fns in RIGHT.items() for fn in fns])

@@ -28,6 +28,7 @@ from ddim_tutorial.predict import EpsModel, add_noise
 from ddim_tutorial.sampling import ddim_step
 from ddim_tutorial.schedule import Schedule
 from ddim_tutorial.training.ends import Pool, fill_pool
+from ddim_tutorial.training.log import by_quarter
 from ddim_tutorial.training.loop import Settings, fit, processes
 
 RECIPES = ("distillation", "ends")
@@ -90,12 +91,6 @@ class Student(nn.Module):
 def bound(network: Network, condition: Tensor) -> EpsModel:
     """The network with its condition, as the core asks it."""
     return lambda x_t, t: network(x_t, t, condition)
-
-
-def by_quarter(errors: Tensor, t: Tensor, T: int) -> dict[str, Tensor]:
-    """Means of (B,) errors over four parts of the times, for the log."""
-    quarter = (t - 1) * 4 // T
-    return {f"t to {T * (k + 1) // 4}": errors[quarter == k].mean() for k in range(4)}
 
 
 def distillation_loss(

@@ -81,3 +81,9 @@ def summary(folder: Path) -> dict[str, float | str]:
         "hours": round(last["seconds"] / 3600, 2),
         "precision": settings["precision"],
     }
+
+
+def by_quarter(errors: Tensor, t: Tensor, T: int) -> dict[str, Tensor]:
+    """Means of (B,) errors over four parts of the times, for the log."""
+    quarter = (t - 1) * 4 // T
+    return {f"t to {T * (k + 1) // 4}": errors[quarter == k].mean() for k in range(4)}

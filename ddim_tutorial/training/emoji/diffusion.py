@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ddim_tutorial.predict import add_noise
 from ddim_tutorial.schedule import scaled_linear
+from ddim_tutorial.training.log import by_quarter
 from ddim_tutorial.training.loop import Settings, fit, mixed_precision, processes
 
 from .autoencoder import decode, encode
@@ -119,9 +120,8 @@ def diffusion_loss(
     eps_hat = net(x_t, (t - 1).to(device), tokens.to(device)).float().cpu()
     error = (eps_hat - eps).square().mean((1, 2, 3))
     snr = (ab_t / (1 - ab_t)).flatten()
-    quarter = (t - 1) * 4 // SCHEDULE.T
-    figures = {f"t to {SCHEDULE.T * (k + 1) // 4}": error[quarter == k].mean() for k in range(4)}
-    return (error * (snr.clamp(max=gamma) + floor) / snr).mean(), figures
+    weighted = error * (snr.clamp(max=gamma) + floor) / snr
+    return weighted.mean(), by_quarter(error, t, SCHEDULE.T)
 
 
 def prepare(data: Emoji, run: Path, init: Path | None, attention: str):
