@@ -163,7 +163,7 @@ def image_grid(
 
 
 def curve(
-    x: Iterable,
+    x: Iterable | Mapping[str, Iterable],
     ys: Mapping[str, Iterable],
     xlabel: str,
     ylabel: str,
@@ -172,8 +172,8 @@ def curve(
     caption: str | None = None,
     errors: Mapping[str, Iterable] | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Lines over a common x, told apart by colour and by marker; ``log`` is "", "x", "y" or "xy".
-    The legend of more than seven stands beside them.
+    """Lines over a common x, or each over its own, told apart by colour and by marker; ``log`` is
+    "", "x", "y" or "xy". The legend of more than seven stands beside them.
 
     errors: for some of the lines, by name, how far the bar at each point reaches up and down.
     """
@@ -181,13 +181,17 @@ def curve(
         raise ValueError(f"errors: got {sorted(unknown)}, wanted names among {sorted(ys)}")
     beside = len(ys) > 7
     figure, axes = _axes(1, 1, (6.3 if beside else 5.1, 2.8))
-    x, ax = list(x), axes[0, 0]
+    if not isinstance(x, Mapping):
+        x = dict.fromkeys(ys, tuple(x))
+    own = {name: list(x[name]) for name in ys}
+    ax = axes[0, 0]
     for i, (name, y) in enumerate(ys.items()):
-        marker = "os^Dv<>"[i % 7] if len(x) <= 30 else None
+        at = own[name]
+        marker = "os^Dv<>"[i % 7] if len(at) <= 30 else None
         style = ("-", "--", ":")[i // 7 % 3]
         y = list(y)
         ax.plot(
-            x,
+            at,
             y,
             label=name,
             color=COLOURS[i % 7],
@@ -197,11 +201,12 @@ def curve(
         )
         if errors and name in errors:
             bars = {"fmt": "none", "capsize": 2, "ecolor": COLOURS[i % 7]}
-            ax.errorbar(x, y, list(errors[name]), **bars)
+            ax.errorbar(at, y, list(errors[name]), **bars)
     xscale, yscale = ("log" if axis in log else "linear" for axis in "xy")
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
-    if "x" in log and len(x) <= 12:
-        ax.set_xticks(x, [f"{value:g}" for value in x])
+    ticks = sorted({value for at in own.values() for value in at}) if "x" in log else []
+    if 0 < len(ticks) <= 12:
+        ax.set_xticks(ticks, [f"{value:g}" for value in ticks])
         ax.set_xticks([], minor=True)
     ax.grid(alpha=0.3)
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}

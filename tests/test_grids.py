@@ -197,6 +197,17 @@ def test_curve_draws_the_numbers_given():
     assert figure.axes[0].get_xscale() == "log" and figure.axes[0].get_yscale() == "linear"
 
 
+def test_lines_over_their_own_x():
+    lines = {"a": [1.0, 2.0], "b": [3.0, 4.0, 5.0]}
+    at = {"b": [10, 30, 100], "a": [10, 20]}
+    ax = grids.curve(at, lines, "S", "FID", log="x").axes[0]
+    drawn = {
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines
+    }
+    assert drawn == {name: (at[name], lines[name]) for name in lines}
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["10", "20", "30", "100"]
+
+
 def test_curve_draws_bars_at_the_lines_that_have_some():
     lines = {"a": [4.0, 2.0], "b": [9.0, 3.0]}
     ax = grids.curve([10, 100], lines, "S", "FID", errors={"b": [1.0, 0.5]}).axes[0]

@@ -376,3 +376,43 @@ def test_purification_explorer_follows_every_control(tmp_path, monkeypatch):
     assert len(calls) == before and torch.equal(shown[-1][0][1], shown[-1][0][2])
     controls["eps"].value = 0.0
     assert torch.equal(shown[-1][0][0], shown[-1][0][1])
+
+
+def test_editing_explorer_follows_every_control(tmp_path, monkeypatch):
+    tiny_pipeline(tmp_path / "tokenizer").save_pretrained(tmp_path, safe_serialization=True)
+    bundle, shown = zoo.load(tmp_path, device="cpu"), []
+    with pytest.raises(ValueError, match=r"source='a cat': .* has no such picture"):
+        widgets.editing_explorer(bundle, "a cat", "a dog")
+    pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
+    bundle = replace(bundle, examples=zoo.Examples(pictures, torch.tensor([0, 1])))
+    texts = ["a red apple on a table", "two blue fish"]
+    bundle.__dict__["captions"] = texts
+    monkeypatch.setattr(
+        widgets.editing, "image_grid", lambda x, titles, **how: shown.append((x, titles, how))
+        or grids.image_grid(x, titles, **how)
+    )  # fmt: skip
+    box = widgets.editing_explorer(bundle, texts[0], texts[0], scale=1.0, S=10)
+    controls, picture = by_name(box), box.children[-1]
+    assert list(controls) == ["source", "target", "method", "enter", "scale"]
+    (before, after), titles, how = shown[-1]
+    space = bundle.space("", scale=1.0)
+    rebuilt = space.decode(space.encode(pictures[:1])).clamp(-1, 1)[0]
+    torch.testing.assert_close(before, rebuilt)
+    torch.testing.assert_close(after, before, atol=1e-2, rtol=0)  # exactly inverted, one prompt
+    assert titles == [texts[0], texts[0]]
+    for name, value in (
+        ("target", texts[1]),
+        ("scale", 3.0),
+        ("method", "SDEdit"),
+        ("enter", 500),
+        ("source", texts[1]),
+    ):
+        earlier = picture.value
+        controls[name].value = value
+        assert picture.value != earlier, name
+    (before, after), titles, how = shown[-1]
+    x = torch.stack([before, after])
+    error = (x[0] - x[1]).square().mean()
+    assert how["caption"].startswith(f"PSNR {10 * (4 / error).log10():.1f} dB")
+    assert titles == [texts[1], texts[1]]
+    assert not any("null text" in name for name in controls["method"].options)

@@ -1,5 +1,6 @@
 """Sliders over grids: they hold the state and call a function that draws; no mathematics here."""
 
+from .editing import editing_explorer
 from .explorer import explorer
 from .inversion import inversion_explorer
 from .purification import purification_explorer
@@ -12,6 +13,7 @@ from .sampling import (
 from .solvers import solver_explorer
 
 __all__ = [
+    "editing_explorer",
     "explorer",
     "interpolation_explorer",
     "inversion_explorer",

@@ -1,7 +1,6 @@
 """A loaded model with all that belongs to it."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -66,16 +65,17 @@ class Bundle:
     @cached_property
     def classifier(self) -> Classifier:
         """The clean-picture classifier, for evaluation: ``classifier(x_0) -> logits``. float32."""
-        return self._part("classifier", build_classifier)
+        return _classifier(self.folder / "classifier", self.device)
 
     @cached_property
     def noisy_classifier(self) -> Classifier:
         """The classifier that is told the time, for guidance: ``noisy_classifier(x_t, t) ->
         logits``. float32."""
-        return self._part("noisy_classifier", build_classifier)
+        return _classifier(self.folder / "noisy_classifier", self.device)
 
-    def _part(self, component: str, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
-        return load_module(self.folder / component / "model.safetensors", build, self.device)
+
+def _classifier(folder: Path, device: torch.device) -> Classifier:
+    return load_module(folder / "model.safetensors", build_classifier, device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,14 +129,29 @@ class LatentBundle:
         return self.space("", scale=1.0 if self.scale is None else None).model
 
     @cached_property
+    def classifier(self) -> Classifier:
+        """The judge of pictures in any pose, for evaluation: ``classifier(x_0) -> logits`` of the
+        objects in ``names``, then of the styles that the card names. float32."""
+        return _classifier(self.folder / "classifier", self.device)
+
+    @cached_property
     def captions(self) -> list[str]:
         """A prompt for each of ``examples``; none where the folder has no examples."""
+        return self._texts("captions")
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the objects, which the labels of ``examples`` count; none where the folder
+        has no examples."""
+        return self._texts("names")
+
+    def _texts(self, key: str) -> list[str]:
         from safetensors import safe_open
 
         if self.examples is None:
             return []
         with safe_open(self.folder / "examples.safetensors", "pt") as file:
-            return json.loads((file.metadata() or {})["captions"])
+            return json.loads((file.metadata() or {})[key])
 
 
 def read_examples(path: Path) -> Examples:

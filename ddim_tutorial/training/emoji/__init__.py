@@ -5,8 +5,8 @@ enough for two processor cores.
     python -m ddim_tutorial.training.emoji data          # says how to install the pictures
     python -m ddim_tutorial.training.emoji autoencoder   # runs/emoji/vae
     python -m ddim_tutorial.training.emoji diffusion     # runs/emoji/diffusion
-    python -m ddim_tutorial.training.emoji export        # ddim_tutorial/zoo/emoji
     python -m ddim_tutorial.training.emoji judge         # runs/emoji/judge.safetensors
+    python -m ddim_tutorial.training.emoji export        # ddim_tutorial/zoo/emoji
     python -m ddim_tutorial.training.evaluate emoji      # the figures of the card
 
 ``diffusion`` trains a tokenizer first and encodes the family of every picture. A training that was

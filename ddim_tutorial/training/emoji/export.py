@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ddim_tutorial.training.loop import finished
 
 from .data import RUN, STYLES, Emoji, read_data
+from .judge import read_judge
 from .networks import Denoiser, components, new_pipeline
 from .objects import ALIASES
 
@@ -102,7 +103,7 @@ WEAKNESSES = (
 COMMANDS = [
     *(
         f"python -m ddim_tutorial.training.emoji {part}"
-        for part in ("data", "autoencoder", "diffusion", "export", "judge")
+        for part in ("data", "autoencoder", "diffusion", "judge", "export")
     ),
     "python -m ddim_tutorial.training.evaluate emoji",
 ]
@@ -149,13 +150,15 @@ def describe(data: Emoji, pipe, run: Path) -> dict[str, Any]:
 
 
 def export(run: Path = RUN, folder: Path = ZOO) -> None:
-    """Write the pipeline of the run's last checkpoint with examples and card. A quality measured
-    before is dropped, for it belongs to other weights."""
+    """Write the pipeline of the run's last checkpoint with judge, examples and card. A quality
+    measured before is dropped, for it belongs to other weights."""
     from ddim_tutorial.zoo import write_card
 
     data = read_data(run / "data.safetensors")
+    judge = read_judge(run / "judge.safetensors", data.names)
     pipe = trained(run)
     write_pipeline(pipe, folder)
+    judge.save(folder / "classifier")
     write_examples(data, folder / "examples.safetensors")
     write_card(folder, describe(data, pipe, run))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddim_tutorial.training.emoji import __main__ as recipe
-from ddim_tutorial.training.emoji import diffusion, networks
+from ddim_tutorial.training.emoji import diffusion, judge, networks
 from ddim_tutorial.training.emoji.data import Emoji
 
 NAMES = ["red apple", "blue book", "t-rex", "piñata", "man's shoe"]
@@ -99,5 +99,8 @@ def exported(tmp_path_factory):
     save_file(moved, state, metadata={"step": "1"})
     with (run / "diffusion" / "log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 2, "seconds": 9.0, "loss": 0.5}) + "\n")
+    torch.manual_seed(0)
+    network = judge.new_judge(len(data.names), (8, 8, 16))
+    judge.save_judge(network, data.names, run / "judge.safetensors")
     recipe.main(["--run", str(run), "export", "--folder", str(out)])
     return run, out, data

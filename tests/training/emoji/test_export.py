@@ -13,6 +13,7 @@ from ddim_tutorial.sampling import sample as ddim_sample
 from ddim_tutorial.training import emoji
 from ddim_tutorial.training.emoji import export as recipe
 from ddim_tutorial.training.emoji.captions import tokenise
+from ddim_tutorial.training.emoji.judge import read_judge
 from ddim_tutorial.training.emoji.pictures import sample
 
 
@@ -65,6 +66,16 @@ def test_export_has_averaged_weights_and_examples(exported):
     for config in ("vae/config.json", "unet/config.json", "tokenizer/tokenizer_config.json"):
         traces = {"_name_or_path", "is_local", "local_files_only"}
         assert not traces & json.loads((out / config).read_text()).keys()
+
+
+def test_the_judge_is_exported_with_the_names_of_its_objects(exported):
+    run, out, data = exported
+    bundle = zoo.load(out, device="cpu")
+    judge = read_judge(run / "judge.safetensors", data.names)
+    x = torch.randn(3, 3, 64, 64).clamp(-1, 1)
+    torch.testing.assert_close(bundle.classifier(x), judge(x), atol=0.02, rtol=0.02)  # in fp16
+    assert bundle.names == data.names and bundle.classifier is bundle.classifier
+    assert bundle.classifier(x).shape[1] == len(bundle.names) + len(bundle.card["data"]["styles"])
 
 
 def test_the_card_says_what_the_model_is_and_how_it_was_made(exported):
