@@ -1,6 +1,8 @@
 """Widgets are set by hand, without a browser: the picture follows the state, and only when it
 must."""
 
+import asyncio
+import sys
 import warnings
 from dataclasses import replace
 from io import BytesIO
@@ -11,7 +13,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from ipywidgets import FloatSlider, IntSlider
 from PIL import Image
 
-from ddim_tutorial import grids, sample, slerp, trajectory, widgets, zoo
+from ddim_tutorial import generators, grids, randn, sample, slerp, trajectory, widgets, zoo
 from ddim_tutorial.classifier import Classifier
 from ddim_tutorial.inversion import METHODS
 from parts import png_of, tiny_pipeline
@@ -416,3 +418,52 @@ def test_editing_explorer_follows_every_control(tmp_path, monkeypatch):
     assert how["caption"].startswith(f"PSNR {10 * (4 / error).log10():.1f} dB")
     assert titles == [texts[1], texts[1]]
     assert not any("null text" in name for name in controls["method"].options)
+
+
+def fast_bundle(folder):
+    """A random pipeline that is taken for a learned jump."""
+    tiny_pipeline(folder / "tokenizer").save_pretrained(folder, safe_serialization=True)
+    return replace(zoo.load(folder, device="cpu"), scale=4.0)
+
+
+def test_live_prompt_jumps_as_often_as_asked(tmp_path):
+    bundle, calls = fast_bundle(tmp_path), []
+    bundle.pipe.unet.register_forward_hook(lambda _, given, out: calls.append(len(given[0])))
+    with pytest.raises(ValueError, match=r"a noise model, .* pass zoo.load\(.., fast=True\)"):
+        widgets.live_prompt(replace(bundle, scale=None))
+    box = widgets.live_prompt(bundle, "two blue fish", seed=3)
+    controls, picture = by_name(box), box.children[-1]
+    assert list(controls) == ["prompt", "steps", "seed"] and calls == [1, 1]
+    assert controls["prompt"].continuous_update and not controls["steps"].continuous_update
+    for name, value in (("prompt", "a red apple on a table"), ("seed", 5), ("steps", 4)):
+        before, earlier = len(calls), picture.value
+        controls[name].value = value
+        assert picture.value != earlier and len(calls) == before + controls["steps"].value, name
+    space = bundle.space("a red apple on a table")
+    z_T = randn((1, *bundle.shape), generators([5]))
+    controls["steps"].value = 1
+    x = space.decode(sample(space.model, z_T, [1000, 0], bundle.schedule))
+    wanted = grids.image_grid(x, columns=1, size=2.5, caption="a red apple on a table")
+    assert png_of(picture) == grids.to_png(wanted)
+
+
+def test_a_text_that_is_followed_is_drawn_once_when_the_typing_pauses(monkeypatch):
+    """In a running event loop, which a kernel has."""
+    monkeypatch.setattr(sys.modules["ddim_tutorial.widgets.explorer"], "PAUSE", 0.05)
+    drawn = []
+
+    def render(text: str = ""):
+        drawn.append(text)
+        return grids.image_grid(torch.zeros(1, 1, 4, 4))
+
+    box = widgets.explorer(render, live="text", text="")
+
+    async def typing():
+        for text in ("a", "ap", "app"):
+            by_name(box)["text"].value = text
+            await asyncio.sleep(0)
+        seen = list(drawn)
+        await asyncio.sleep(0.5)
+        return seen
+
+    assert asyncio.run(typing()) == [""] and drawn == ["", "app"]

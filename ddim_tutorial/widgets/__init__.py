@@ -3,6 +3,7 @@
 from .editing import editing_explorer
 from .explorer import explorer
 from .inversion import inversion_explorer
+from .live import live_prompt
 from .purification import purification_explorer
 from .sampling import (
     interpolation_explorer,
@@ -19,6 +20,7 @@ __all__ = [
     "inversion_explorer",
     "jump_explorer",
     "latent_explorer",
+    "live_prompt",
     "purification_explorer",
     "sampling_explorer",
     "solver_explorer",

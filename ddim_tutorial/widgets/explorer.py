@@ -1,5 +1,6 @@
 """A column of controls over a picture."""
 
+import asyncio
 import inspect
 import warnings
 from base64 import b64encode
@@ -13,6 +14,7 @@ from ipywidgets import HTML, ValueWidget, VBox, interactive
 
 from ..display import description, to_png
 
+PAUSE = 0.15  # seconds without a key after which a text that is followed is drawn
 AT_REST = 40_000  # characters of a PNG that a stored notebook can hold beside all its others
 
 
@@ -32,15 +34,16 @@ class Column(VBox):
         return data, {"image/png": {"alt": unescape(alt)}}
 
 
-def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
+def explorer(render: Callable[..., Any], live: str | None = None, **controls: Any) -> VBox:
     """A column of controls over the picture that ``render(**values)`` draws, drawn anew when one is
     let go.
 
     A control is a widget, or one of ipywidgets' abbreviations: a number, (low, high), (low, high,
     step), True, a list of choices or of (label, value) pairs; an abbreviation starts at the default
-    of ``render``'s argument, if it has one. A ``render`` that takes long may yield drafts, shown
-    until it returns the picture. The words in a figure are its alt text. An error of ``render`` is
-    shown in place of the picture, its warnings above the picture.
+    of ``render``'s argument, if it has one. ``live`` names a text that is followed while it is
+    typed, drawn when no key has come for PAUSE seconds. A ``render`` that takes long may yield
+    drafts, shown until it returns the picture. The words in a figure are its alt text. An error of
+    ``render`` is shown in place of the picture, its warnings above the picture.
     """
     start = {
         name: parameter.default for name, parameter in inspect.signature(render).parameters.items()
@@ -82,10 +85,29 @@ def explorer(render: Callable[..., Any], **controls: Any) -> VBox:
         longest = max(longest, perf_counter() - begin)
         message.value = _alert(texts)
 
-    for widget in widgets.values():
-        widget.observe(draw, "value")
+    for name, widget in widgets.items():
+        if name == live:
+            widget.continuous_update = True
+        widget.observe(_after_a_pause(draw) if name == live else draw, "value")
     draw()
     return Column([*widgets.values(), message, picture])
+
+
+def _after_a_pause(draw: Callable[[], None]) -> Callable[[Any], None]:
+    """``draw``, once no further call has come for PAUSE seconds; at once where nothing can wait, in
+    a program without an event loop."""
+    pending: asyncio.TimerHandle | None = None
+
+    def call(_: Any) -> None:
+        nonlocal pending
+        if pending is not None:
+            pending.cancel()
+        try:
+            pending = asyncio.get_running_loop().call_later(PAUSE, draw)
+        except RuntimeError:
+            draw()
+
+    return call
 
 
 def _finished(drawn: Any, show_draft: Callable[[Any], None]) -> Any:
