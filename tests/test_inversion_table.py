@@ -139,15 +139,15 @@ def test_rows_are_saved_one_by_one_and_measured_again_from_more_pictures(tmp_pat
     plan = [dict(zip(inversion.KEY, ("trailing", "EDICT", S, 1.0, "float64"), strict=True))
             for S in (10, 20)]  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
-        inversion.fill("mixture", plan, 2, subjects=gauss)
-    inversion.fill("mixture", plan, 2, subjects=gauss)
+        inversion.fill_table("mixture", plan, 2, subjects=gauss)
+    inversion.fill_table("mixture", plan, 2, subjects=gauss)
     assert calls == [(10, 2), (20, 2), (20, 2)]
-    inversion.fill("mixture", plan[1:], 3, subjects=gauss)
-    inversion.fill("mixture", plan, 1, subjects=gauss)
+    inversion.fill_table("mixture", plan[1:], 3, subjects=gauss)
+    inversion.fill_table("mixture", plan, 1, subjects=gauss)
     path = tmp_path / "inversion_mixture.json"
     table = json.loads(path.read_text(encoding="utf-8"))
     assert [(row["S"], row["pictures"]) for row in table["rows"]] == [(10, 2), (20, 3)]
-    inversion.fill("mixture", plan[:1], 1, subjects=lambda *given: gauss(1, sha256="b"))
+    inversion.fill_table("mixture", plan[:1], 1, subjects=lambda *given: gauss(1, sha256="b"))
     table = json.loads(path.read_text(encoding="utf-8"))
     assert table["sha256"] == "b" and len(table["rows"]) == 1
 

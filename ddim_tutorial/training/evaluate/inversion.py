@@ -10,9 +10,6 @@ it was, a row of fewer pictures is measured again, and a table of other weights 
 """
 
 import argparse
-import json
-import platform
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +17,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ddim_tutorial.inversion import (
@@ -43,6 +39,7 @@ from ddim_tutorial.sampling import sample
 from ddim_tutorial.schedule import Schedule, scaled_linear
 from ddim_tutorial.solvers import adams_bashforth, dpmpp_2m
 from ddim_tutorial.spacing import times
+from ddim_tutorial.training.evaluate.rows import fill, versions
 from ddim_tutorial.training.evaluate.subjects import DTYPES, SUBJECTS, Subject, by_name
 from ddim_tutorial.training.evaluate.tables import TABLES
 from ddim_tutorial.training.evaluate.trips import Row, cost, four_tests, recovered, relative, spread
@@ -127,36 +124,21 @@ def measure(
     return row | {"finds the noise": recovered(again.x_T, x_T)}
 
 
-def fill(
+def fill_table(
     what: str,
     plan: list[Row],
     pictures: int,
     folder: Path | None = None,
     subjects: Callable[..., Subject] | None = None,
 ) -> None:
-    """Measure the rows of ``plan`` that the table does not have from as many pictures, each saved
-    when it is done."""
-    path = TABLES / f"inversion_{what}.json"
-    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    make = subjects or SUBJECTS[what]
-    ends: dict[Any, Tensor] = {}
+    """Measure the rows of ``plan`` that the table does not have from as many pictures."""
+    make, ends = subjects or SUBJECTS[what], {}
     for dtype in dict.fromkeys(row["dtype"] for row in plan):
         subject = make(pictures, dtype, folder)
-        if table.get("sha256") != subject.sha256:
-            table = header(what, subject) | {"rows": []}
-        if subject.floor is not None:
-            table["autoencoder, dB"] = subject.floor
-        for key in (row for row in plan if row["dtype"] == dtype):
-            old = [row for row in table["rows"] if all(row[k] == key[k] for k in KEY)]
-            if old and old[0]["pictures"] >= pictures:
-                continue
-            started = time.process_time()
-            row = key | {"pictures": pictures} | measure(subject, **key, ends=ends)
-            row["CPU seconds"] = round(time.process_time() - started, 1)
-            table["rows"] = [row for row in table["rows"] if row not in old] + [row]
-            table["rows"].sort(key=_place)
-            path.write_text(as_text(table), encoding="utf-8")
-            print(*key.values(), f"{row['CPU seconds']} s", flush=True)
+        rows = [row for row in plan if row["dtype"] == dtype]
+        run = partial(measure, subject, ends=ends)
+        path = TABLES / f"inversion_{what}.json"
+        fill(path, header(what, subject), rows, pictures, run, order=_place)
 
 
 def _place(row: Row) -> tuple[Any, ...]:
@@ -165,20 +147,14 @@ def _place(row: Row) -> tuple[Any, ...]:
     return row["grid"], row["dtype"], row["scale"], row["S"], method
 
 
-def as_text(table: Row) -> str:
-    """The table as JSON, a row a line."""
-    rest = {key: value for key, value in table.items() if key != "rows"}
-    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in table["rows"])
-    return json.dumps(rest, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{rows}\n ]\n}}\n'
-
-
 def header(what: str, subject: Subject) -> Row:
     """What made the table, and how to read it."""
-    return {
+    floor = {} if subject.floor is None else {"autoencoder, dB": subject.floor}
+    return floor | {
         "command": f"python -m ddim_tutorial.training.evaluate.inversion {what}",
         "model": subject.name,
         "sha256": subject.sha256,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": versions(),
         "seeds": "noise of picture i: i",
         "tolerance": TOLERANCE,
         "what": (
@@ -215,8 +191,8 @@ def main(arguments: list[str] | None = None) -> None:
     dtypes = asked.dtypes or (list(DTYPES) if asked.what == "mixture" else ["float32"])
     grids = asked.grids or ["pipeline" if asked.what == "emoji" else "trailing"]
     parts = product(grids, asked.methods, asked.steps, asked.scales, dtypes)
-    fill(asked.what, [dict(zip(KEY, part, strict=True)) for part in parts], asked.pictures,
-         asked.folder)  # fmt: skip
+    plan = [dict(zip(KEY, part, strict=True)) for part in parts]
+    fill_table(asked.what, plan, asked.pictures, asked.folder)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-from ddim_tutorial.training.evaluate.inversion import as_text
-
 Row = dict[str, Any]
 
 
@@ -20,12 +18,24 @@ def versions() -> dict[str, str]:
     return {"torch": torch.__version__, "python": platform.python_version()}
 
 
+def as_text(table: Row) -> str:
+    """The table as JSON, a row a line."""
+    rest = {key: value for key, value in table.items() if key != "rows"}
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in table["rows"])
+    return json.dumps(rest, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{rows}\n ]\n}}\n'
+
+
 def fill(
-    path: Path, header: Row, plan: Sequence[Row], pictures: int, measure: Callable[..., Row]
+    path: Path,
+    header: Row,
+    plan: Sequence[Row],
+    pictures: int,
+    measure: Callable[..., Row],
+    order: Callable[[Row], Any] | None = None,
 ) -> None:
     """Add ``measure(**key)`` for the keys of ``plan``, all with the same names, that the table at
     ``path`` does not have from as many pictures. header: what made the table, with "sha256" of the
-    weights."""
+    weights. order: by what the rows are sorted; None leaves them as they came."""
     table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows = table["rows"] if table.get("sha256") == header["sha256"] else []
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,5 +47,7 @@ def fill(
         found = {"pictures": pictures} | measure(**key)
         seconds = {"CPU seconds": round(time.process_time() - started, 1)}
         rows = [row for row in rows if row not in old] + [key | found | seconds]
+        if order is not None:
+            rows.sort(key=order)
         path.write_text(as_text(header | {"rows": rows}), encoding="utf-8")
         print(*key.values(), seconds, flush=True)
