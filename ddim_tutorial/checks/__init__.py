@@ -8,6 +8,7 @@ from this package's own functions.
 """
 
 from .acceleration import check_correction, check_order, check_second_run
+from .consistency import check_boundary, check_multistep, check_self_consistency
 from .editing import check_blend, check_edited_maps, check_found_noise, check_null_eps
 from .exact import check_anderson, check_evaluations, check_unmix
 from .formulas import (
@@ -30,6 +31,7 @@ __all__ = [
     "check_add_noise",
     "check_anderson",
     "check_blend",
+    "check_boundary",
     "check_correction",
     "check_ddim_sigma",
     "check_ddim_step",
@@ -41,6 +43,7 @@ __all__ = [
     "check_invert_step",
     "check_jumps",
     "check_mix",
+    "check_multistep",
     "check_noise",
     "check_null_eps",
     "check_order",
@@ -49,6 +52,7 @@ __all__ = [
     "check_predict_x0",
     "check_projection",
     "check_second_run",
+    "check_self_consistency",
     "check_slerp",
     "check_slope",
     "check_solve",
