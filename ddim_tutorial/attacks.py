@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .grids import from_uint8, to_uint8
+from .grids import from_uint8, quantise, to_uint8
 from .noise import Generators, randn
 from .predict import Images
 from .require import require_fraction, require_generator, require_images, require_int
@@ -23,7 +23,7 @@ Edit = Callable[[Tensor, Generators], Tensor]
 
 def in_8_bits(x: Images) -> Images:
     """x as a file would hold it: rounded to 255 steps, cut to [-1, 1]."""
-    return _like(x, to_uint8(x))
+    return from_uint8(quantise(x)).to(x)
 
 
 def _like(x: Images, pixels: np.ndarray) -> Images:

@@ -13,7 +13,8 @@ class DeepCache:
     first one included; in between, the blocks below the first level answer what they last did.
 
     unet: diffusers' UNet2DModel or UNet2DConditionModel, left as it was when the block ends.
-    interval: 1 is the full network. One ``with`` a run: features of another run would be wrong. A
+    interval: 1 is the full network. One ``with`` a run: features of another run would be wrong.
+    One call a step: ``cfg_batched``, not ``cfg``, whose two calls would share their features. A
     call with another shape runs the whole network. ``full`` and ``calls`` count.
 
     A call whose cache was made by the same call gives the full network's answer bit for bit.

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .display import DPI as DPI
 from .display import description as description
 from .display import show as show
 from .display import table as table
@@ -29,8 +28,15 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
-    """Pictures x: (B, C, H, W) in [-1, 1], C = 1 or 3, as uint8 (B, H, W) or (B, H, W, 3); values
-    outside are clamped.
+    """Pictures x: (B, C, H, W) in [-1, 1], C = 1 or 3, as uint8 (B, H, W) or (B, H, W, 3), as
+    NumPy has them; values outside are clamped. Errors as of :func:`quantise`."""
+    pixels = quantise(x)
+    return (pixels[:, 0] if x.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).numpy()
+
+
+def quantise(x: Tensor) -> Tensor:
+    """Pictures x: (B, C, H, W) in [-1, 1], C = 1 or 3, as uint8 of the same shape on the CPU;
+    values outside are clamped. :func:`from_uint8` is the way back.
 
     Raises TypeError for an integer tensor and ValueError for another shape, NaN or infinity.
     """
@@ -46,12 +52,11 @@ def to_uint8(x: Tensor) -> np.ndarray:
     if not x.isfinite().all():
         bad = int((~x.isfinite()).sum())
         raise ValueError(f"x: got NaN or infinity in {bad} of {x.numel()} values, wanted [-1, 1]")
-    pixels = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return (pixels[:, 0] if x.shape[1] == 1 else pixels.permute(0, 2, 3, 1)).numpy()
+    return ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_uint8(pixels: Tensor) -> Tensor:
-    """uint8 pictures of any shape as float32 in [-1, 1]; :func:`to_uint8` gives the same bytes
+    """uint8 pictures of any shape as float32 in [-1, 1]; :func:`quantise` gives the same bytes
     back."""
     if pixels.dtype != torch.uint8:
         raise TypeError(f"pixels: got {pixels.dtype}, wanted torch.uint8")

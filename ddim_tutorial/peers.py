@@ -61,18 +61,20 @@ def _config(scheduler: Any) -> Any:
     return getattr(scheduler, "config", {})
 
 
-def _warn_of_clipping(scheduler: Any) -> None:
+def clipping(scheduler: Any) -> str | None:
+    """The option by which a diffusers scheduler clips its x0_hat in every step, if one is set."""
     known = inspect.signature(type(scheduler).__init__).parameters  # a config keeps foreign keys
-    clips = [
-        key
-        for key in ("clip_sample", "thresholding")
-        if key in known and _config(scheduler).get(key)
-    ]
-    if clips and scheduler not in _warned:
+    options = ("clip_sample", "thresholding")
+    return next((key for key in options if key in known and _config(scheduler).get(key)), None)
+
+
+def _warn_of_clipping(scheduler: Any) -> None:
+    option = clipping(scheduler)
+    if option is not None and scheduler not in _warned:
         _warned.add(scheduler)
         warnings.warn(
-            f"{type(scheduler).__name__} has {clips[0]}=True: it clips its x0_hat in every step and"
-            f" this package does not, since a clipped step has no inverse; pass {clips[0]}=False to"
+            f"{type(scheduler).__name__} has {option}=True: it clips its x0_hat in every step and"
+            f" this package does not, since a clipped step has no inverse; pass {option}=False to"
             " the scheduler to get the same pictures from both",
             stacklevel=3,
         )

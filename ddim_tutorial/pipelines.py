@@ -1,6 +1,5 @@
 """Which pipelines are taken: those whose network takes z_t, t and a prompt, and nothing more."""
 
-import warnings
 from typing import Any
 
 COMPONENTS = {"vae", "text_encoder", "tokenizer", "unet", "scheduler"}
@@ -48,8 +47,7 @@ def require_pipeline(pipe: Any) -> None:
 
 
 def require_scheduler(scheduler: Any) -> str:
-    """The prediction type, after refusing what our sampler cannot use, and a warning for what it
-    does not do."""
+    """The prediction type, after refusing what our sampler cannot use."""
     name, config = type(scheduler).__name__, scheduler.config
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
@@ -68,11 +66,5 @@ def require_scheduler(scheduler: Any) -> str:
             f"the pipeline's {name} has rescale_betas_zero_snr=True, which leaves no signal at"
             f" t = {len(alphas_cumprod)}; pipe.scheduler = zoo.to_ddim(pipe.scheduler) ends the"
             " schedule one step before"
-        )
-    if clips := [key for key in ("clip_sample", "thresholding") if config.get(key)]:
-        warnings.warn(
-            f"the pipeline's scheduler has {clips[0]}=True, which ruins latents; it is not done"
-            " here, so the pipeline's own pictures will differ",
-            stacklevel=4,  # at the call of from_pipeline
         )
     return prediction

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ddim_tutorial import generators, latent, randn, sample, times, zoo
+from ddim_tutorial import files, generators, latent, randn, sample, times, zoo
 from ddim_tutorial.generate import Request, Source, contact_sheet, generate, picture_seed, shards
 from ddim_tutorial.generate import __main__ as command
 from ddim_tutorial.generate import source as source_module
@@ -236,11 +236,13 @@ def test_the_distance_is_that_of_all_pictures_at_once(bundle, tmp_path, monkeypa
     pytest.importorskip("torchmetrics")
     from ddim_tutorial.generate import frechet_to_fashion
     from ddim_tutorial.grids import from_uint8
-    from ddim_tutorial.training import fashion
+    from ddim_tutorial.training import fashion_data
     from ddim_tutorial.training.evaluate.measures import classify
 
     test_set = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8)
-    monkeypatch.setattr(fashion, "read_data", lambda folder, split: (test_set, torch.zeros(60)))
+    monkeypatch.setattr(
+        fashion_data, "read_data", lambda folder, split: (test_set, torch.zeros(60))
+    )
     made = generate(Source(bundle, small(count=50)), tmp_path)
     features = [
         classify(bundle.classifier, from_uint8(images))[0].double()
@@ -410,7 +412,7 @@ def test_damaged_and_foreign_shards_are_refused(bundle, tmp_path):
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     """A stop just before the rename, the last moment that could lose anything."""
     path = tmp_path / "shard-00000.safetensors"
-    shards.write_whole(path, b"first")
+    files.write_whole(path, b"first")
 
     def stop(*names):
         raise KeyboardInterrupt
@@ -418,8 +420,8 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stop)
         with pytest.raises(KeyboardInterrupt):
-            shards.write_whole(path, b"second")
+            files.write_whole(path, b"second")
     assert path.read_bytes() == b"first"
     assert [p.name for p in tmp_path.glob("shard-*")] == [path.name]
-    shards.write_whole(path, b"third")
+    files.write_whole(path, b"third")
     assert path.read_bytes() == b"third" and os.listdir(tmp_path) == [path.name]

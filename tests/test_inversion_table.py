@@ -122,7 +122,7 @@ def test_the_four_tests_on_a_tensor_whose_answers_are_known():
     ("grid", "to_1"), [([9, 5, 0], [9, 5, 1]), ([9, 1, 0], [9, 1]), ([9, 2, 1], [9, 2, 1])]
 )
 def test_a_grid_is_ended_at_1(grid, to_1):
-    assert ending_at_1(grid, 2) == to_1
+    assert ending_at_1(grid) == to_1
 
 
 def test_rows_are_saved_one_by_one_and_measured_again_from_more_pictures(tmp_path, monkeypatch):

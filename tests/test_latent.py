@@ -218,7 +218,7 @@ def test_wrong_prompts_and_predictions_are_refused(pipe):
 def test_a_scheduler_that_clips_is_named(pipe, option):
     clipping = new_pipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.unet)
     clipping.scheduler = DDIMScheduler.from_config(clipping.scheduler.config, **{option: True})
-    with pytest.warns(UserWarning, match=f"scheduler has {option}=True"):
+    with pytest.warns(UserWarning, match=f"has {option}=True: it clips"):
         latent.from_pipeline(clipping, "two blue fish")
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ddim_tutorial import zoo
 from ddim_tutorial.caching import DeepCache
 from ddim_tutorial.console import escape_unprintable
+from ddim_tutorial.files import write_whole
 from ddim_tutorial.latent import LatentSpace
 from ddim_tutorial.metrics import psnr, relative_error
 from ddim_tutorial.noise import generators, randn
@@ -144,7 +145,7 @@ def measure(bench: Bench, table: dict[str, Any], pairs: int, names: list[str]) -
             continue
         table["rows"].append(key | bench.row(LEVERS[name], pairs))
         TABLE.parent.mkdir(parents=True, exist_ok=True)
-        TABLE.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(TABLE, f"{json.dumps(table, indent=2, ensure_ascii=False)}\n".encode())
         print(json.dumps(table["rows"][-1]), flush=True)
 
 

@@ -21,6 +21,7 @@ from ..inversion import (
 )
 from ..latent import LatentSpace
 from ..noise import generators, randn
+from ..peers import scheduler_times
 from ..predict import add_noise
 from ..sampling import final, sample
 from .edit_friendly import invert_edit_friendly, replay
@@ -62,7 +63,7 @@ class Scene:
 
     def grid(self, enter: int) -> list[int]:
         """The pipeline's times at or below ``enter``."""
-        times = self.space([""], 1.0).times(self.steps)
+        times = scheduler_times(self.bundle.pipe.scheduler, self.steps)
         return [t for t in times if t <= enter]
 
     def noises(self, draw: int = 0) -> list[torch.Generator]:
@@ -87,20 +88,21 @@ class Scene:
         return self.once((method, enter), invert)
 
 
-Edit = Callable[[Scene, list[str], float, int], Tensor]
+# (scene, prompts, guidance scale, enter) -> edited latents (N, 4, h, w), scaled
+Method = Callable[[Scene, list[str], float, int], Tensor]
 
 
 def fresh(scene: Scene, prompts: list[str], scale: float, enter: int) -> Tensor:
     """No edit at all: another sample of the prompt."""
     space = scene.space(prompts, scale)
-    z_T = randn(scene.z_0.shape, scene.noises(1))
+    z_T = randn(scene.z_0.shape, scene.noises(1), device=scene.z_0.device)
     return sample(space.model, z_T, scene.grid(enter), space.schedule)
 
 
 def by_sdedit(scene: Scene, prompts: list[str], scale: float, enter: int) -> Tensor:
     """Noise to ``enter``, then sample (Meng et al. 2021, arXiv:2108.01073)."""
     space, grid = scene.space(prompts, scale), scene.grid(enter)
-    noise = randn(scene.z_0.shape, scene.noises())
+    noise = randn(scene.z_0.shape, scene.noises(), device=scene.z_0.device)
     z = add_noise(scene.z_0, noise, space.schedule.level(grid[0]))
     return sample(space.model, z, grid, space.schedule)
 
@@ -169,7 +171,7 @@ def by_prompt_to_prompt(
     return torch.cat(edited)
 
 
-METHODS: dict[str, Edit] = {
+METHODS: dict[str, Method] = {
     "fresh sample": fresh,
     "SDEdit": by_sdedit,
     **{f"{method} inversion": partial(by_inversion, method) for method in PATHS},

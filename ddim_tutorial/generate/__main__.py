@@ -19,7 +19,7 @@ from accelerate import PartialState
 from ddim_tutorial import zoo
 from ddim_tutorial.solvers import SOLVERS
 from ddim_tutorial.spacing import SPACINGS
-from ddim_tutorial.training.fashion import DATA
+from ddim_tutorial.training.fashion_data import DATA
 
 from .outputs import contact_sheet, frechet_to_fashion, require_judge
 from .run import generate

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ddim_tutorial.classifier import Classifier
+from ddim_tutorial.files import write_whole
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.metrics import frechet_metric
 from ddim_tutorial.zoo import Bundle, LatentBundle
 
-from .shards import Shards, write_whole
+from .shards import Shards
 
 
 def contact_sheet(shards: Shards, path: str | Path, count: int = 64, columns: int = 8) -> None:
@@ -37,7 +38,7 @@ def contact_sheet(shards: Shards, path: str | Path, count: int = 64, columns: in
 def require_judge(bundle: Bundle | LatentBundle, data: Path) -> Bundle:
     """The bundle, if :func:`frechet_to_fashion` can judge by it: ValueError says why not,
     FileNotFoundError how to get the test set."""
-    from ddim_tutorial.training.fashion import read_data
+    from ddim_tutorial.training.fashion_data import read_data
 
     if not isinstance(bundle, Bundle) or not (bundle.folder / "classifier").is_dir():
         raise ValueError(f"--frechet: {bundle.name} has no classifier to judge by; leave it out")
@@ -61,7 +62,7 @@ def frechet_to_fashion(shards: Shards, bundle: Bundle, data: Path) -> float:
     test pictures of Fashion-MNIST, between features of the bundle's classifier, not Inception's.
 
     One shard is in memory at a time: sums of features and of their products are kept."""
-    from ddim_tutorial.training.fashion import read_data
+    from ddim_tutorial.training.fashion_data import read_data
 
     judge = bundle.classifier
     metric = frechet_metric(judge.head.in_features)

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from ..files import write_whole
 from .shards import (
     MANIFEST,
     Shards,
@@ -18,7 +19,6 @@ from .shards import (
     require_same,
     require_space,
     require_writable,
-    write_whole,
 )
 from .source import Source
 

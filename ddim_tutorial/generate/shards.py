@@ -1,7 +1,6 @@
 """A folder of shards, each written whole or not at all, and a manifest that says what they are."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from ..files import write_whole
 
 MANIFEST = "manifest.json"
 RESERVE = 2**24  # bytes that stay free
@@ -63,23 +64,6 @@ class Shards:
                     " of them see"
                 )
             yield self.read(k)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``, which is on disk afterwards: a temporary file, fsync,
-    rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":  # the rename itself; other systems do not open folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def require_writable(folder: Path, process: int = 0) -> None:

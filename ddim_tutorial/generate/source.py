@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim_tutorial.grids import to_uint8
+from ddim_tutorial.grids import quantise
 from ddim_tutorial.guidance import cfg
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.predict import EpsModel
@@ -112,8 +112,7 @@ class Source:
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
         """The same as (B, C, H, W) uint8 on the CPU."""
-        pixels = torch.from_numpy(to_uint8(self.floats(indices)))
-        return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+        return quantise(self.floats(indices))
 
     def _pixel_model(self, bundle: Bundle, indices: Sequence[int]) -> EpsModel:
         if self.labels is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..predict import EpsModel, Images, predict_x0, predicted_eps
 from ..require import require_images
-from ..sampling import Past, ddim_step
+from ..sampling import Past, ddim_step, final
 from ..schedule import Schedule
 from ..solvers import _dpmpp_2m, dpmpp_2m
 from .implicit import PATIENCE, Iterate, require_solver, solve, solved_steps, told
@@ -82,5 +82,4 @@ def _path_back(
 
 
 def _sample(model: EpsModel, x_T: Images, times: Sequence[int], schedule: Schedule) -> Images:
-    *_, last = dpmpp_2m(model, x_T, times, schedule)
-    return last.x_s
+    return final(dpmpp_2m(model, x_T, times, schedule))

@@ -6,7 +6,6 @@ The random states need no file: they follow from the seed and the step.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from ddim_tutorial.files import whole
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
@@ -27,11 +28,10 @@ def save_state(
     ema: AveragedModel,
     optimizers: Optimizers,
 ) -> None:
-    """Write everything a resumed run needs to one file, by a temporary name and a rename."""
-    temporary = path.with_suffix(".tmp")
+    """Write everything a resumed run needs to one file, whole or not at all."""
     metadata = {"step": str(step), "seconds": str(seconds)}
-    save_file(_flatten(model, ema, optimizers), temporary, metadata=metadata)
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        save_file(_flatten(model, ema, optimizers), temporary, metadata=metadata)
 
 
 def _flatten(model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> dict[str, Tensor]:
@@ -43,6 +43,18 @@ def _flatten(model: nn.Module, ema: AveragedModel, optimizers: Optimizers) -> di
     return {
         k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in parts.items()
     }
+
+
+def read_average(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The averaged weights in :func:`save_state`'s file, of the part of the model whose names begin
+    with ``prefix``, without it."""
+    prefix = f"ema.module.{prefix}"
+    with safe_open(path, "pt") as file:
+        return {
+            key.removeprefix(prefix): file.get_tensor(key)
+            for key in file.keys()
+            if key.startswith(prefix)
+        }
 
 
 def finished(path: Path) -> tuple[int, float]:

@@ -6,7 +6,6 @@ the sampler's second jump starts from a picture that was noised again, which no 
 noise has passed.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ddim_tutorial.files import whole
 from ddim_tutorial.predict import add_noise
 from ddim_tutorial.solvers import dpmpp_2m
 from ddim_tutorial.spacing import times
@@ -87,10 +87,10 @@ def fill_pool(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(1_000_003 * (i + 1))
                 parts = solve(teacher, batch, steps, bool(i % 2), precision)
-            temporary = path.with_suffix(".tmp")
             seconds = str(time.monotonic() - started)
-            save_file(parts, temporary, metadata={"teacher": teacher.sha256, "seconds": seconds})
-            os.replace(temporary, path)
+            metadata = {"teacher": teacher.sha256, "seconds": seconds}
+            with whole(path) as temporary:
+                save_file(parts, temporary, metadata=metadata)
     here.wait_for_everyone()
     return read_pool(folder, count, teacher.sha256)
 

@@ -200,7 +200,9 @@ def note(network: str, runs: Path) -> None:
     """Put the run into the card; a figure measured on the weights that were there before is not
     true of these."""
     path = ZOO / "card.json"
-    card = json.loads(path.read_text()) if path.exists() else {"name": "fashion", "training": {}}
+    card = {"name": "fashion", "training": {}}
+    if path.exists():
+        card = json.loads(path.read_text(encoding="utf-8"))
     card.pop("quality", None)
     command = f"python -m ddim_tutorial.training.fashion {network}"
     card["training"][network] = {"command": command} | summary(runs / network)

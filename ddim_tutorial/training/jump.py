@@ -9,6 +9,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ddim_tutorial.training.arguments import fraction, natural, positive
+from ddim_tutorial.training.checkpoint import read_average
 from ddim_tutorial.training.consistency import RECIPES, Options, Unet
 from ddim_tutorial.training.log import summary
 from ddim_tutorial.training.lora import add_lora, save_jump
@@ -76,10 +77,8 @@ def export_jump(run: Path, unet: nn.Module, folder: Path, command: str) -> Path:
             f"{run}: distilled from the weights {claims['teacher'][:12]}, those in"
             f" {folder} are {sha256_of(folder)[:12]}; train it again from these"
         )
-    network, prefix = new_network(unet, claims["rank"]), "ema.module.network."
-    with safe_open(state, "pt") as file:
-        keys = [key for key in file.keys() if key.startswith(prefix)]
-        network.load_state_dict({key.removeprefix(prefix): file.get_tensor(key) for key in keys})
+    network = new_network(unet, claims["rank"])
+    network.load_state_dict(read_average(state, "network."))
     path = save_jump(network.unet, folder, claims["scale"])
     entry = claims | summary(run) | {"command": command}
     if hours := round(walking_seconds(run / "ends") / 3600, 2):

@@ -67,7 +67,8 @@ def trim(path: Path, step: int) -> list[dict]:
             line = json.loads(text)
         except ValueError:
             break
-        kept += [line] if line["step"] <= step else []
+        if line["step"] <= step:
+            kept.append(line)
     path.write_text("".join(json.dumps(line) + "\n" for line in kept))
     return kept
 

@@ -222,10 +222,11 @@ class Run:
                 line = {"step": done, "lr": learning_rate(step, settings), "seconds": seconds}
                 loss = self.log.write(line)
                 bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if save_due:
+                saved = time.monotonic()
             if save_due and self.main:
                 save_state(self.state, done, seconds, *self.parts)
                 self.log.plot()
-                saved = time.monotonic()
                 if on_save is not None:
                     on_save(self.ema.module.eval(), done)
 

@@ -8,8 +8,9 @@ from ipywidgets import VBox
 
 from ..editing import METHODS, Scene, structure_distance
 from ..grids import image_grid
-from ..latent import warn_of_cut
+from ..latent import decode
 from ..metrics import psnr
+from ..prompts import warn_of_cut
 from ..zoo import LatentBundle
 from .explorer import explorer
 
@@ -54,7 +55,7 @@ def editing_explorer(
         warn_of_cut(bundle.pipe, target)
         what = scene(source)
         z = METHODS[method](what, [target], scale, enter)
-        shown = bundle.space("", scale=1.0).decode(torch.cat([what.z_0, z])).clamp(-1, 1)
+        shown = decode(bundle.pipe.vae, torch.cat([what.z_0, z])).clamp(-1, 1)
         before, after = shown.split(1)
         caption = (
             f"PSNR {psnr(after, before).item():.1f} dB, structure distance"

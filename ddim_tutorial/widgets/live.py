@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from ipywidgets import VBox
 
 from ..grids import image_grid
-from ..latent import warn_of_cut
 from ..noise import generators, randn
+from ..prompts import warn_of_cut
 from ..sampling import sample
 from ..zoo import LatentBundle
 from .explorer import explorer

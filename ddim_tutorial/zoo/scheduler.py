@@ -4,19 +4,17 @@ What counts is the noise levels that this class makes of its keys: our sampler t
 DDIM does.
 """
 
-import inspect
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..peers import clipping
 from .weights import read_json
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
-
-CLIPPING = ("clip_sample", "thresholding")
 
 
 def read_scheduler(path: Path, predictions: tuple[str, ...]) -> "DDIMScheduler":
@@ -42,11 +40,9 @@ def read_scheduler(path: Path, predictions: tuple[str, ...]) -> "DDIMScheduler":
                 f"{path}: {key} is {value!r}: the network is not asked at the times 1..T of a"
                 " variance-preserving schedule, which is all that this sampler knows"
             )
-    parameters = inspect.signature(type(scheduler).__init__).parameters
-    clips = [key for key in CLIPPING if key in parameters and scheduler.config.get(key)]
-    if clips:
+    if option := clipping(scheduler):
         warnings.warn(
-            f"{path}: {clips[0]}=True: diffusers' own pipeline clips x0_hat; that is not done here,"
+            f"{path}: {option}=True: diffusers' own pipeline clips x0_hat; that is not done here,"
             " because a clipped step has no inverse, so its pictures will differ from ours",
             stacklevel=4,
         )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim_tutorial.grids import from_uint8
+from ddim_tutorial.grids import from_uint8, quantise
 from ddim_tutorial.metrics import psnr
 from ddim_tutorial.training.loop import Settings, fit, processes
 
@@ -72,7 +72,7 @@ def decode(vae, latents: Tensor, batch: int = 32) -> Tensor:
         vae.decode(part.to(vae.device, vae.dtype)).sample.float().cpu()
         for part in latents.split(batch)
     ]
-    return ((torch.cat(pictures).clamp(-1, 1) + 1) * 127.5).round().byte()
+    return quantise(torch.cat(pictures))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ddim_tutorial.files import whole
 from ddim_tutorial.predict import add_noise
 from ddim_tutorial.schedule import scaled_linear
 from ddim_tutorial.training.log import by_quarter
@@ -66,7 +67,8 @@ def corpus(data: Emoji, vae, tokenizer, path: Path, count: int, precision: str) 
     rows = (data.split == 0).nonzero()[:, 0]
     with processes().main_process_first():
         if not path.exists():
-            save_file(encode_families(data.images[rows], vae, count, precision), path)
+            with whole(path) as temporary:
+                save_file(encode_families(data.images[rows], vae, count, precision), temporary)
     latents = load_file(path)
     size = len(rows) * max(1, count)
     if len(latents["mean"]) != size:

@@ -31,7 +31,6 @@ from .subject import SAME, Subject, read_pipeline, subject
 STEPS, SCALE = 50, 4.0
 SCALES = (1.0, SCALE, 7.5)
 MAPS = ("noto emoji of red apple", "twemoji emoji of dog face", "fluent emoji of alarm clock")
-WEAKNESSES: list[str] = []  # of the bundled weights, seen in samples.png and in the figures
 
 
 def derangement(count: int, generator: torch.Generator) -> Tensor:
@@ -206,9 +205,6 @@ def emoji(
     save_grid(folder / "samples.png", what.decode(latents[:64]), prompts, columns=8)
     save_maps(what.pipe, what.decode, list(MAPS), folder / "attention.png")
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    if folder == ZOO:
-        others = [text for text in card["weaknesses"] if text not in WEAKNESSES]
-        card["weaknesses"] = others + WEAKNESSES
     card |= {
         "quality": quality,
         "measured": {

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ddim_tutorial.training.loop import finished
+from ddim_tutorial.training.checkpoint import finished, read_average
 
 from .data import RUN, STYLES, Emoji, read_data
 from .judge import read_judge
@@ -30,19 +29,13 @@ def trained(run: Path):
         raise FileNotFoundError(
             f"{state} is not there: start the diffusion training and wait for its first checkpoint"
         )
-    with safe_open(state, "pt") as file:
-        weights = {
-            key.removeprefix("ema.module."): file.get_tensor(key)
-            for key in file.keys()
-            if key.startswith("ema.module.")
-        }
     config = UNet2DConditionModel.load_config(run / "diffusion" / "unet")
     config.pop("_name_or_path", None)  # of --init
     denoiser = Denoiser(
         UNet2DConditionModel.from_config(config),
         CLIPTextModel(CLIPTextConfig.from_pretrained(run / "diffusion" / "text_encoder")),
     )
-    denoiser.load_state_dict(weights)
+    denoiser.load_state_dict(read_average(state))
     return new_pipeline(vae, denoiser.text_encoder, tokenizer, denoiser.unet)
 
 

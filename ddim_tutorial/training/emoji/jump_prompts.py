@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ddim_tutorial.grids import quantise
+
 from .captions import captions
 from .data import STYLES, Emoji, read_data
 from .evaluate import require_split, some_rows
@@ -55,7 +57,7 @@ def questions(
     prompts, pictures, kinds = prompts_of(data, count)
 
     def look(x: Tensor) -> dict[str, dict[str, float]]:
-        names, styles = judged(judge, ((x.clamp(-1, 1) + 1) * 127.5).round().byte())
+        names, styles = judged(judge, quantise(x))
         right = (names == data.objects[pictures]).double()
         style = (styles == data.styles[pictures]).double()
         shares = {KINDS[k]: right[kinds == k].mean().item() for k in range(3) if (kinds == k).any()}

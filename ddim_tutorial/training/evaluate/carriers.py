@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddim_tutorial import zoo
 from ddim_tutorial.attacks import in_8_bits
+from ddim_tutorial.grids import quantise
 from ddim_tutorial.guidance import cfg
 from ddim_tutorial.inversion import invert, invert_exact
 from ddim_tutorial.predict import EpsModel
@@ -83,7 +84,7 @@ def fashion(folder: Path | None, run: Path) -> Carrier:
         return in_parts(x_T, part)
 
     def back(x_0: Tensor, method: str, steps: int, known: bool) -> Tensor:
-        grid = ending_at_1(times(T, steps), steps)
+        grid = ending_at_1(times(T, steps))
 
         def part(x: Tensor, places: list[int]) -> Tensor:
             model = bundle.conditional(labels(places)) if known else bundle.model
@@ -133,7 +134,7 @@ def emoji(folder: Path | None, run: Path) -> Carrier:
         network = read_judge(run / "judge.safetensors", data.names)
 
         def judge(x: Tensor) -> Judged:
-            seen, _ = judged(network, ((x + 1) * 127.5).round().to(torch.uint8))
+            seen, _ = judged(network, quantise(x))
             with torch.inference_mode():
                 features = torch.cat([network.features(part) for part in x.split(100)])
             return Judged(features, seen == data.objects[rows[: len(x)]])

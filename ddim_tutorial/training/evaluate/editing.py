@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ddim_tutorial import zoo
 from ddim_tutorial.editing.methods import METHODS
 from ddim_tutorial.editing.structure import structure_distance
+from ddim_tutorial.grids import quantise
 from ddim_tutorial.metrics import psnr
 from ddim_tutorial.training.emoji.dependence import poses
 from ddim_tutorial.training.evaluate.pairs import PAIRS, STEPS, Pair, Pictures, pictures
@@ -67,7 +68,7 @@ def right(pairs: list[Pair], seen: Tensor) -> Tensor:
 def pose_distance(x: Tensor, what: Pictures) -> Tensor:
     """How far the measured poses of pictures x lie from the sources', (N,): root mean square over
     the five numbers, each in units of what it varies by within the family."""
-    one, other = (poses(((y.clamp(-1, 1) + 1) * 127.5).round().byte()) for y in (x, what.x_0))
+    one, other = (poses(quantise(y)) for y in (x, what.x_0))
     return ((one - other) / what.pose_std).square().mean(1).sqrt()
 
 

@@ -35,7 +35,7 @@ from ddim_tutorial.inversion import (
 from ddim_tutorial.metrics import psnr
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.predict import EpsModel
-from ddim_tutorial.sampling import sample
+from ddim_tutorial.sampling import final, sample
 from ddim_tutorial.schedule import Schedule, scaled_linear
 from ddim_tutorial.solvers import adams_bashforth, dpmpp_2m
 from ddim_tutorial.spacing import times
@@ -69,8 +69,7 @@ def draw(method: str, model: EpsModel, x_T: Tensor, walk: list[int], schedule: S
         pair = neighbours(model, x_T, walk, schedule) if two_step else Coupled(x_T, x_T)
         return COUPLED[method](model, pair, walk, schedule).x
     if method.startswith("DPM"):
-        *_, last = dpmpp_2m(model, x_T, walk, schedule)
-        return last.x_s
+        return final(dpmpp_2m(model, x_T, walk, schedule))
     return sample(model, x_T, walk, schedule)
 
 
@@ -83,8 +82,7 @@ def flow_end(
     if key not in ends:
         fine = times(subject.schedule.T, REFERENCE[subject.name])
         fine = [walk[0], *(t for t in fine if walk[0] > t > walk[-1]), walk[-1]]
-        *_, last = adams_bashforth(subject.model(scale), x_T, fine, subject.schedule)
-        ends[key] = last.x_s
+        ends[key] = final(adams_bashforth(subject.model(scale), x_T, fine, subject.schedule))
     return ends[key]
 
 
@@ -132,7 +130,8 @@ def fill_table(
     subjects: Callable[..., Subject] | None = None,
 ) -> None:
     """Measure the rows of ``plan`` that the table does not have from as many pictures."""
-    make, ends = subjects or SUBJECTS[what], {}
+    make = subjects or SUBJECTS[what]
+    ends: dict[Any, Tensor] = {}
     for dtype in dict.fromkeys(row["dtype"] for row in plan):
         subject = make(pictures, dtype, folder)
         rows = [row for row in plan if row["dtype"] == dtype]

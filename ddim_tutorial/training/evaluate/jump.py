@@ -104,7 +104,7 @@ def tables(
 def fashion_jump(
     folder: Path, data: Path, precision: str = "no", count: int = 1000, seeds: int = 1
 ) -> None:
-    """The pixel model, class by class: error, Fréchet distance, accuracy, sharpness."""
+    """The pixel model, class by class: error, Fréchet distance, accuracy, gradient energy."""
     teacher, learned = zoo.load(folder), zoo.load(folder, fast=True)
     if learned.scale != 1:
         raise ValueError(
@@ -124,7 +124,7 @@ def fashion_jump(
         return {
             "frechet": frechet(features, test_features),
             "accuracy": right,
-            "sharpness": gradient_energy(x_0) / gradient_energy(end),
+            "gradient energy": gradient_energy(x_0) / gradient_energy(end),
         }
 
     header = {
@@ -152,7 +152,7 @@ def emoji_jump(
     def look(z_0: Tensor, end: Tensor) -> Cell:
         space = teacher.space("")
         x, wanted = (space.decode(z).clamp(-1, 1) for z in (z_0, end))
-        found = {"sharpness": gradient_energy(x) / gradient_energy(wanted)}
+        found = {"gradient energy": gradient_energy(x) / gradient_energy(wanted)}
         if z_0 is not end:
             found["psnr"] = psnr(x[None], wanted[None]).item()
         return found | judged(x)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ddim_tutorial import zoo
 from ddim_tutorial.editing import Attention, attention_maps
 from ddim_tutorial.editing.methods import Scene
-from ddim_tutorial.grids import from_uint8
+from ddim_tutorial.grids import from_uint8, quantise
 from ddim_tutorial.inversion import invert
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.sampling import sample
@@ -69,7 +69,7 @@ def pictures(bundle: zoo.LatentBundle, count: int, kind: str, scale: float) -> P
     pairs = [pair for pair in PAIRS for _ in range(count)]
     sources = [prompt(pair.source) for pair in pairs]
     rows = [bundle.captions.index(prompt(pair.source)) for pair in PAIRS]
-    images = ((bundle.examples.images[rows] + 1) * 127.5).round().to(torch.uint8)
+    images = quantise(bundle.examples.images[rows])
     families = [members(image, RELATIVES + count, seed=i)[0] for i, image in enumerate(images)]
     space, z_T = bundle.space(sources, scale=scale), None
     if kind == "real":

@@ -26,6 +26,7 @@ from ddim_tutorial.metrics import rms
 from ddim_tutorial.noise import Generators, generators, randn
 from ddim_tutorial.predict import add_noise
 from ddim_tutorial.sampling import sample
+from ddim_tutorial.spacing import times
 from ddim_tutorial.training.evaluate.measures import balanced
 from ddim_tutorial.training.evaluate.rows import Row, fill, versions
 from ddim_tutorial.training.evaluate.tables import TABLES
@@ -37,11 +38,6 @@ FIXED = 999_999  # the one seed of all pictures, where the noise is fixed
 ATTACKS = {"none": 0, "plain": 20, "adaptive": 20, "adaptive, fixed noise": 20}  # PGD's steps
 
 
-def down(t: int, S: int) -> list[int]:
-    """S even steps from t to 0."""
-    return [round(t * i / S) for i in range(S, -1, -1)]
-
-
 def purify(bundle: zoo.Bundle, x: Tensor, t: int, S: int, eta: float, noise: Generators) -> Tensor:
     """x noised to t and walked back by the network without a label; x itself for S = 0. ``noise``:
     one generator for each picture, or one for all. Gradients pass if x requires them."""
@@ -49,7 +45,7 @@ def purify(bundle: zoo.Bundle, x: Tensor, t: int, S: int, eta: float, noise: Gen
         return x
     fresh = randn(x.shape, noise).to(x)
     x_t = add_noise(x, fresh, bundle.schedule.level(t))
-    return sample(bundle.model, x_t, down(t, S), bundle.schedule, eta=eta, generator=noise)
+    return sample(bundle.model, x_t, times(t, S), bundle.schedule, eta=eta, generator=noise)
 
 
 def fixed(count: int) -> list[torch.Generator]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ddim_tutorial.files import write_whole
+
 Row = dict[str, Any]
 
 
@@ -49,5 +51,5 @@ def fill(
         rows = [row for row in rows if row not in old] + [key | found | seconds]
         if order is not None:
             rows.sort(key=order)
-        path.write_text(as_text(header | {"rows": rows}), encoding="utf-8")
+        write_whole(path, as_text(header | {"rows": rows}).encode())
         print(*key.values(), seconds, flush=True)

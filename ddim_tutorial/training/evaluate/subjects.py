@@ -41,13 +41,13 @@ def by_name(T: int, schedule: Schedule) -> dict[str, Callable[[int], list[int]]]
     names = ("trailing", "quadratic", "logsnr")
     to_0 = {name: lambda S, name=name: times(T, S, name, schedule) for name in names}
     to_1 = {
-        f"{name}, ends at 1": lambda S, name=name: ending_at_1(times(T, S, name, schedule), S)
+        f"{name}, ends at 1": lambda S, name=name: ending_at_1(times(T, S, name, schedule))
         for name in names
     }
     return to_0 | to_1
 
 
-def ending_at_1(grid: list[int], S: int) -> list[int]:
+def ending_at_1(grid: list[int]) -> list[int]:
     """The grid with its end moved from 0 to 1; one that holds 1 already stops there, a step
     sooner."""
     return grid[: grid.index(1) + 1] if 1 in grid else [*grid[:-1], 1]

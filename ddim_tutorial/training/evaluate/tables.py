@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ddim_tutorial import zoo
+from ddim_tutorial.files import write_whole
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.guidance import cfg
 from ddim_tutorial.inversion import METHODS, round_trip
@@ -165,7 +166,7 @@ def fill(
     Raises ValueError for a table of these weights in another precision: cells of two precisions do
     not compare."""
     path = TABLES / f"{what.replace('-', '_')}.json"
-    table = json.loads(path.read_text()) if path.exists() else {}
+    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if table.get("unet_sha256") != bundle.sha256:
         table = _new_table(what, bundle, precision) | header() | {"cells": []}
     if table["network"] != NETWORK[precision]:
@@ -182,7 +183,7 @@ def fill(
         started = time.monotonic()
         found = measure(**cell)
         table["cells"].append(cell | found | {"seconds": round(time.monotonic() - started, 1)})
-        path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+        write_whole(path, f"{json.dumps(table, indent=2, ensure_ascii=False)}\n".encode())
         print(table["cells"][-1], flush=True)
 
 

@@ -158,7 +158,7 @@ def test_the_table_counts_passes_and_judges(model, exported, tmp_path, monkeypat
     assert file["guidance"] == 4.0 and len(file["cells"]) == 4
     assert [cell["evaluations"] for cell in file["cells"]] == [200, 2, 1, 4]
     end, *others = file["cells"]
-    assert end["error"] == 0 and end["sharpness"] == 1 and "psnr" not in end
+    assert end["error"] == 0 and end["gradient energy"] == 1 and "psnr" not in end
     for cell in others:
         assert cell["error"] > 1e-3 and cell["psnr"] > 0
         assert set(cell["top-1"]) == {"caption", "other caption", "alias"}
