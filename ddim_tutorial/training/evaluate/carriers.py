@@ -54,10 +54,16 @@ class Carrier(NamedTuple):
     real: Tensor | None
 
 
-def in_parts(x: Tensor, run: Callable[[Tensor, list[int]], Tensor], batch: int = BATCH) -> Tensor:
-    """``run`` on parts of x, with the places of their pictures, joined."""
+def in_parts(
+    x: Tensor,
+    run: Callable[[Tensor, list[int]], Tensor],
+    device: torch.device | str = "cpu",
+    batch: int = BATCH,
+) -> Tensor:
+    """``run`` on parts of x, moved to ``device``, with the places of their pictures; joined on the
+    CPU."""
     places = torch.arange(len(x)).split(batch)
-    return torch.cat([run(x[part], part.tolist()) for part in places])
+    return torch.cat([run(x[part].to(device), part.tolist()).cpu() for part in places])
 
 
 def inverted(
@@ -81,7 +87,7 @@ def fashion(folder: Path | None, run: Path) -> Carrier:
             model = cfg(bundle.conditional(labels(places)), bundle.model, scale)
             return in_8_bits(sample(model, x, times(T, steps), schedule))
 
-        return in_parts(x_T, part)
+        return in_parts(x_T, part, bundle.device)
 
     def back(x_0: Tensor, method: str, steps: int, known: bool) -> Tensor:
         grid = ending_at_1(times(T, steps))
@@ -90,7 +96,7 @@ def fashion(folder: Path | None, run: Path) -> Carrier:
             model = bundle.conditional(labels(places)) if known else bundle.model
             return inverted(method, model, x, grid, schedule)
 
-        return in_parts(x_0, part)
+        return in_parts(x_0, part, bundle.device)
 
     def judge(x: Tensor) -> Judged:
         features, seen = classify(bundle.classifier, x)
@@ -119,7 +125,7 @@ def emoji(folder: Path | None, run: Path) -> Carrier:
             z_0 = sample(space.model, z, space.times(steps), space.schedule)
             return in_8_bits(space.decode(z_0))
 
-        return in_parts(z_T, part)
+        return in_parts(z_T, part, bundle.device)
 
     def back(x_0: Tensor, method: str, steps: int, known: bool) -> Tensor:
         def part(x: Tensor, places: list[int]) -> Tensor:
@@ -127,7 +133,7 @@ def emoji(folder: Path | None, run: Path) -> Carrier:
             z_0 = space.encode(x)
             return inverted(method, space.model, z_0, space.times(steps), space.schedule)
 
-        return in_parts(x_0, part)
+        return in_parts(x_0, part, bundle.device)
 
     judge = None
     if (run / "judge.safetensors").exists():

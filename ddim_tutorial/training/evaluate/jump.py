@@ -9,6 +9,7 @@ the noise that it has.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +47,30 @@ def plan(pictures: int, seeds: int) -> list[Cell]:
 
 
 def drawn(
-    model_of: ModelOf, shape: tuple[int, ...], schedule: Schedule, batch: int, cell: Cell
+    model_of: ModelOf,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    batch: int,
+    cell: Cell,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """x_0 (pictures, *shape) of a row; picture i of seed k starts from the noise k pictures + i."""
+    """x_0 (pictures, *shape) of a row, on the CPU; picture i of seed k starts from the noise k
+    pictures + i."""
     name, S, n = cell["sampler"], cell["S"], cell["pictures"]
     parts = []
     for first in range(0, n, batch):
         part = range(first, min(first + batch, n))
         own = generators([cell["seed"] * n + i for i in part])
-        x_T, model = randn((len(part), *shape), own), model_of(name in JUMP, part)
+        x_T = randn((len(part), *shape), own, device=device)
+        model = model_of(name in JUMP, part)
         with torch.no_grad():
             if name in JUMP:
                 grid, eta = times(schedule.T, S), JUMP[name]
-                parts.append(sample(model, x_T, grid, schedule, eta=eta, generator=own))
+                x_0 = sample(model, x_T, grid, schedule, eta=eta, generator=own)
             else:
                 solver = END if name == "end" else (name, SOLVERS[name], S)
-                parts.append(run(model, x_T, schedule, *solver))
+                x_0 = run(model, x_T, schedule, *solver)
+        parts.append(x_0.cpu())
     return torch.cat(parts)
 
 
@@ -88,11 +97,11 @@ def tables(
 
     def measure(**cell: Any) -> Cell:
         seed = cell["seed"]
-        draw = (model_of, learned.shape, learned.schedule, batch)
+        draw = partial(drawn, model_of, learned.shape, learned.schedule, batch)
         if seed not in ends:
             ends.clear()
-            ends[seed] = drawn(*draw, cell | {"sampler": "end", "S": END[2]})
-        x_0 = ends[seed] if cell["sampler"] == "end" else drawn(*draw, cell)
+            ends[seed] = draw(cell | {"sampler": "end", "S": END[2]}, learned.device)
+        x_0 = ends[seed] if cell["sampler"] == "end" else draw(cell, learned.device)
         evaluations = cell["S"] * (1 if cell["sampler"] in JUMP else passes)
         error = relative_error(x_0, ends[seed])
         return {"evaluations": evaluations, "error": error, **look(x_0, ends[seed])}

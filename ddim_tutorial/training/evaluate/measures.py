@@ -1,10 +1,9 @@
 """What the evaluations share: drawing pictures in a stated precision, judging and comparing
 them."""
 
-import sys
-
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
@@ -31,11 +30,12 @@ def nearest(x: Tensor, reference: Tensor) -> Tensor:
 
 
 def classify(model: Classifier, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (N, d) and labels (N,) that the clean classifier gives pictures x: (N, C, H, W) in
-    [-1, 1]."""
+    """Features (N, d) and labels (N,), on the CPU, that the clean classifier gives pictures x: (N,
+    C, H, W) in [-1, 1]."""
+    device = next(model.parameters()).device
     with torch.inference_mode():
-        features = torch.cat([model.features(part) for part in x.split(500)])
-        return features, model.head(features).argmax(1)
+        features = torch.cat([model.features(part.to(device)) for part in x.split(500)])
+        return features.cpu(), model.head(features).argmax(1).cpu()
 
 
 def balanced(labels: Tensor, per_class: int) -> Tensor:
@@ -68,18 +68,16 @@ def draw(
     batch: int = 100,
     precision: str = "no",
 ) -> Tensor:
-    """Pictures for labels (N,), guidance 1; picture i comes from seed i, whatever the steps, eta or
-    batch."""
+    """Pictures for labels (N,), guidance 1, on the CPU; picture i comes from seed i, whatever the
+    steps, eta or batch."""
     parts, grid = [], times(bundle.schedule.T, steps, SPACING)
-    for first in range(0, len(labels), batch):
+    for first in tqdm(range(0, len(labels), batch), desc=f"{len(labels)} pictures", leave=False):
         part = labels[first : first + batch]
         seeds = generators(range(first, first + len(part)))
-        x_T = randn((len(part), *bundle.shape), seeds)
+        x_T = randn((len(part), *bundle.shape), seeds, device=bundle.device)
         model = in_precision(bundle.conditional(part), precision)
         options = {"eta": eta, "sigma_hat": sigma_hat, "generator": seeds}
-        parts.append(sample(model, x_T, grid, bundle.schedule, **options))
-        print(f"\r{first + len(part)}/{len(labels)} pictures", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        parts.append(sample(model, x_T, grid, bundle.schedule, **options).cpu())
     return torch.cat(parts)
 
 

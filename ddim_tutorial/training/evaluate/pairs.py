@@ -73,9 +73,13 @@ def pictures(bundle: zoo.LatentBundle, count: int, kind: str, scale: float) -> P
     families = [members(image, RELATIVES + count, seed=i)[0] for i, image in enumerate(images)]
     space, z_T = bundle.space(sources, scale=scale), None
     if kind == "real":
-        z_0 = space.encode(from_uint8(torch.cat([f[:count] for f in families])))
+        z_0 = space.encode(from_uint8(torch.cat([f[:count] for f in families])).to(bundle.device))
     else:
-        z_T = randn((len(pairs), *bundle.shape), generators(range(DRAWN, DRAWN + len(pairs))))
+        z_T = randn(
+            (len(pairs), *bundle.shape),
+            generators(range(DRAWN, DRAWN + len(pairs))),
+            device=bundle.device,
+        )
         z_0 = sample(space.model, z_T, space.times(STEPS), space.schedule)
     scene = Scene(bundle, z_0, sources, 0, STEPS, z_T)
     spread = torch.stack([poses(f[count:]).std(0) for f in families])

@@ -31,9 +31,9 @@ def fashion_table3(folder: Path, data: Path, precision: str = "no") -> None:
             x_T = randn((len(part), *bundle.shape), seeds, device=bundle.device)
             model = in_precision(bundle.conditional(part), precision)
             grid = times(bundle.schedule.T, S, SPACING)
-            parts.append(draw(SAMPLERS[sampler], model, x_T, grid, bundle.schedule))
+            parts.append(draw(SAMPLERS[sampler], model, x_T, grid, bundle.schedule).cpu())
         features, seen = classify(bundle.classifier, torch.cat(parts))
-        accuracy = (seen == labels.to(seen.device)).float().mean().item()
+        accuracy = (seen == labels).float().mean().item()
         return {"frechet": frechet(features, test_features), "accuracy": accuracy}
 
     plan = [{"S": S, "sampler": name, "samples": 200} for S in (10, 20, 50) for name in SAMPLERS]

@@ -174,7 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
     bundle = zoo.load(asked.folder or zoo.ZOO / "fashion")
     images, labels = read_data(asked.data, "test")
     chosen = balanced(labels, asked.pictures // 10)
-    measure = measurer(bundle, from_uint8(images[chosen]), labels[chosen])
+    x, y = (part.to(bundle.device) for part in (from_uint8(images[chosen]), labels[chosen]))
+    measure = measurer(bundle, x, y)
     header: dict[str, Any] = {
         "command": "python -m ddim_tutorial.training.evaluate.purification",
         "model": bundle.name,

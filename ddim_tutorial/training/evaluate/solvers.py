@@ -96,10 +96,15 @@ def counted(model: EpsModel, calls: list[int]) -> EpsModel:
 
 
 def runner(
-    model_of: Callable[[range], EpsModel], shape: tuple[int, ...], schedule: Schedule, batch: int
+    model_of: Callable[[range], EpsModel],
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    batch: int,
+    device: torch.device | str = "cpu",
 ) -> Callable[[Cell], tuple[Tensor, int]]:
-    """Row -> its x_0 (pictures, *shape), and the evaluations of a picture. model_of: the model for
-    those pictures of a row, by number; picture i of seed k starts from the noise k pictures + i."""
+    """Row -> its x_0 (pictures, *shape), on the CPU, and the evaluations of a picture. model_of:
+    the model for those pictures of a row, by number; picture i of seed k starts from the noise k
+    pictures + i."""
 
     def draw(cell: Cell) -> tuple[Tensor, int]:
         parts, calls = [], [0]
@@ -107,9 +112,10 @@ def runner(
         starts = range(0, n, batch)
         for first in tqdm(starts, desc=" ".join(map(str, rows)), leave=False):
             part = range(first, min(first + batch, n))
-            x_T = randn((len(part), *shape), generators([cell["seed"] * n + i for i in part]))
+            own = generators([cell["seed"] * n + i for i in part])
+            x_T = randn((len(part), *shape), own, device=device)
             with torch.no_grad():
-                parts.append(run(counted(model_of(part), calls), x_T, schedule, *rows))
+                parts.append(run(counted(model_of(part), calls), x_T, schedule, *rows).cpu())
         return torch.cat(parts), calls[0] // len(starts)
 
     return draw
@@ -147,7 +153,7 @@ def fashion_solvers(
         labels = torch.tensor([i % 10 for i in part])
         return in_precision(bundle.conditional(labels), precision)
 
-    draw = runner(model_of, bundle.shape, bundle.schedule, batch=100)
+    draw = runner(model_of, bundle.shape, bundle.schedule, 100, bundle.device)
     end = ends(draw)
 
     def measure(**cell: Any) -> Cell:
@@ -184,7 +190,7 @@ def emoji_solvers(
         texts = [prompts[i % len(prompts)] for i in part]
         return in_precision(bundle.space(texts, scale=scale).model, precision)
 
-    draw = runner(model_of, bundle.shape, bundle.schedule, batch=16)
+    draw = runner(model_of, bundle.shape, bundle.schedule, 16, bundle.device)
     end = ends(draw)
 
     def picture(z: Tensor) -> Tensor:
