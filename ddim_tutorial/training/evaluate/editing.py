@@ -23,6 +23,7 @@ from ddim_tutorial import zoo
 from ddim_tutorial.editing.methods import METHODS
 from ddim_tutorial.editing.structure import structure_distance
 from ddim_tutorial.grids import quantise
+from ddim_tutorial.latent import decode
 from ddim_tutorial.metrics import psnr
 from ddim_tutorial.training.emoji.dependence import poses
 from ddim_tutorial.training.evaluate.pairs import PAIRS, STEPS, Pair, Pictures, pictures
@@ -50,7 +51,7 @@ def evaluations(network: nn.Module) -> Iterator[list[int]]:
 def shows(bundle: zoo.LatentBundle, x: Tensor, wanted: list[tuple[str, str]]) -> Tensor:
     """Whether the classifier sees the wanted (style, object) in each of pictures x, (N, 2) bool."""
     with torch.no_grad():
-        logits = bundle.classifier(x.clamp(-1, 1))
+        logits = bundle.classifier(x.clamp(-1, 1).to(bundle.device))
     objects = logits[:, : len(bundle.names)].argmax(1).tolist()
     styles = logits[:, len(bundle.names) :].argmax(1).tolist()
     names = bundle.card["data"]["styles"]
@@ -83,14 +84,14 @@ def measurer(bundle: zoo.LatentBundle, count: int) -> Callable[..., Row]:
     def another(kind: str, scale: float) -> Tensor:
         what = these(kind, scale)
         z = METHODS["fresh sample"](what.scene, what.targets, DRAWN_AT, bundle.schedule.T)
-        return what.scene.space([""], 1.0).decode(z)
+        return decode(bundle.pipe.vae, z).cpu()
 
     def measure(method: str, kind: str, to: str, scale: float, enter: int) -> Row:
         what = these(kind, scale if kind == "drawn" else DRAWN_AT)
         scene, prompts = what.scene, what.targets if to == "target" else what.scene.sources
         with evaluations(bundle.pipe.unet) as count:
             z = METHODS[method](scene, prompts, scale, enter)
-        x = scene.space([""], 1.0).decode(z)
+        x = decode(bundle.pipe.vae, z).cpu()
         row: Row = {"evaluations": count[0] / len(x)} | kept(x, what)
         row["latent PSNR"] = psnr(z, scene.z_0).median().item()
         if to == "source":

@@ -84,7 +84,7 @@ def pictures(bundle: zoo.LatentBundle, count: int, kind: str, scale: float) -> P
     scene = Scene(bundle, z_0, sources, 0, STEPS, z_T)
     spread = torch.stack([poses(f[count:]).std(0) for f in families])
     words = [pair.word for pair in pairs]
-    x_0 = space.decode(z_0).clamp(-1, 1)
+    x_0 = space.decode(z_0).clamp(-1, 1).cpu()
     return Pictures(
         scene, x_0, pairs, outside(scene, words, x_0), spread.repeat_interleave(count, 0)
     )
