@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .grids import from_uint8, quantise, to_uint8
 from .noise import Generators, randn
 from .predict import Images
-from .require import require_fraction, require_generator, require_images, require_int
+from .require import require_generator, require_images, require_int, require_positive
 
 Edit = Callable[[Tensor, Generators], Tensor]
 
@@ -56,7 +56,7 @@ def jpeg(x: Images, generator: Generators = None, *, quality: int) -> Images:
 
 def crop(x: Images, generator: Generators = None, *, share: float) -> Images:
     """A part with ``share`` of the area, at a place by chance, enlarged to the old size."""
-    require_fraction("share", share)
+    require_positive("share", share, 1)
     require_generator(generator, len(x))
     H, W = x.shape[2:]
     h, w = max(1, round(H * share**0.5)), max(1, round(W * share**0.5))
@@ -70,6 +70,7 @@ def crop(x: Images, generator: Generators = None, *, share: float) -> Images:
 
 def blur(x: Images, generator: Generators = None, *, std: float) -> Images:
     """Convolved with a Gaussian of ``std`` pixels, cut at 3 of them; the border goes on."""
+    require_positive("std", std)
     reach = max(1, round(3 * std))
     kernel = (-(torch.arange(-reach, reach + 1) ** 2) / (2 * std**2)).exp().to(x)
     kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, 1, -1)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .predict import EpsModel, Images, predict_eps, predict_x0, predicted_eps
-from .require import require_images, require_like, require_time
+from .require import require_images, require_like, require_positive, require_time
 from .schedule import Schedule, Times, float64_or_32, time_batch
 
 End = Callable[[Tensor, Tensor], Tensor]  # x_t (B, *dims), t (B,) int in 0..T -> x_0 (B, *dims)
@@ -58,8 +58,7 @@ def pseudo_huber(x: Images, y: Images, c: float | None = None) -> Float[Tensor, 
     """
     require_like("y", y, x)
     c = 0.00054 * x[0].numel() ** 0.5 if c is None else c
-    if not c > 0:
-        raise ValueError(f"c={c}: pass a number above 0, where the distance turns into its square")
+    require_positive("c", c)
     return ((x - y).flatten(1).square().sum(1) + c**2).sqrt() - c
 
 

@@ -238,7 +238,9 @@ def require_scale(scale: Any) -> None:
         raise ValueError(f"scale: got {scale!r}, wanted a finite number")
 
 
-def require_fraction(name: str, value: Any) -> None:
-    """Refuse what is no number above 0 and at most 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
-        raise ValueError(f"{name}={value!r}: pass a number above 0 and at most 1")
+def require_positive(name: str, value: Any, high: float = math.inf) -> None:
+    """Refuse what is no finite number above 0 and at most ``high``."""
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not 0 < value <= high:
+        most = "" if high == math.inf else f" and at most {high:g}"
+        raise ValueError(f"{name}={value!r}: pass a finite number above 0{most}")

@@ -45,6 +45,12 @@ def test_a_turn_is_that_of_scipy_inside_the_circle():
     assert abs(turned.numpy() - peer)[:, :, inside].max() <= 1.01 * STEP
 
 
+@pytest.mark.parametrize("std", [-1.0, 0.0, float("nan"), True])
+def test_a_blur_without_a_width_is_refused(std):
+    with pytest.raises(ValueError, match=f"std={std}: pass a finite number above 0"):
+        attacks.blur(torch.zeros(1, 1, 8, 8), std=std)
+
+
 def test_a_blur_is_that_of_scipy():
     x = pictures(smooth=0.5)
     peer = ndimage.gaussian_filter(x.numpy(), (0, 0, 1, 1), mode="nearest", truncate=3)

@@ -148,7 +148,7 @@ def test_pseudo_huber_is_a_square_near_zero_and_a_distance_far_away(c):
         seen = pseudo_huber(z, x, c)
         torch.testing.assert_close(seen, torch.full_like(seen, wanted), rtol=2e-4, atol=0)
     assert torch.equal(pseudo_huber(x, x), torch.zeros(5, dtype=torch.float64))
-    with pytest.raises(ValueError, match="pass a number above 0"):
+    with pytest.raises(ValueError, match=r"c=0\.0: pass a finite number above 0"):
         pseudo_huber(x, y, 0.0)
 
 

@@ -9,10 +9,8 @@ the empty one, without optimising: ``from_pipeline(pipe, target, negative_prompt
 target = source guidance then does nothing, whatever its scale.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -24,7 +22,7 @@ from ..inversion import Inversion, invert
 from ..inversion.result import door
 from ..latent import LatentSpace
 from ..predict import EpsModel, Images, predicted_eps
-from ..require import require_images, require_int, require_scale
+from ..require import require_images, require_int, require_positive, require_scale
 from ..sampling import ddim_step
 from ..schedule import Schedule
 
@@ -69,8 +67,7 @@ def invert_null_text(
     require_scale(scale)
     require_int("iterations", iterations, 0)
     for name, value in (("lr", lr), ("tol", tol)):
-        if not isinstance(value, Real) or not 0 < value < math.inf:
-            raise ValueError(f"{name}={value!r}: pass a positive number")
+        require_positive(name, value)
     z, up = door(z_0, times, space.schedule)
     conditional = cfg_batched(space.network, space.condition, space.null_condition, 1.0)
     path, evaluations = [z], 0

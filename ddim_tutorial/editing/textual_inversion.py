@@ -5,10 +5,8 @@ Everything but the word's own embedding v stays as it is (Eq. 2 there):
 inverted in the sense of DDIM: it is training, of one vector.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +20,7 @@ from ..noise import randn
 from ..peers import from_scheduler
 from ..predict import Images, add_noise
 from ..prompts import as_prompts
-from ..require import require_images, require_int
+from ..require import require_images, require_int, require_positive
 from .tokens import token_ids
 
 if TYPE_CHECKING:
@@ -74,8 +72,7 @@ def learn_token(
     require_images("z_0", z_0)
     for name, value in (("vectors", vectors), ("steps", steps), ("batch", batch)):
         require_int(name, value, 1)
-    if not isinstance(lr, Real) or not 0 < lr < math.inf:
-        raise ValueError(f"lr={lr!r}: pass a positive number")
+    require_positive("lr", lr)
     if len(texts) != len(z_0):
         raise ValueError(f"prompts: got {len(texts)} for {len(z_0)} pictures, wanted one for each")
     ids, start = _tokens(pipe, token, texts, init, vectors)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..predict import EpsModel, Images, predicted_eps
-from ..require import require_fraction, require_images, require_like, require_times
+from ..require import require_images, require_like, require_positive, require_times
 from ..sampling import ddim_step
 from ..schedule import Schedule
 from .result import Coupled
@@ -33,7 +33,7 @@ def edict(
     (0, 1]. Two evaluations a step. Undoing a step divides by mix twice, so that rounding grows with
     the number of steps. Bad arguments and a result with NaN or infinity raise ValueError.
     """
-    require_fraction("mix", mix)
+    require_positive("mix", mix, 1)
 
     def step(pair: Coupled, t: int, s: int) -> Coupled:
         x, y = pair
@@ -63,7 +63,7 @@ def bdia(
     last two. Start with :func:`neighbours`. gamma: in (0, 1]; the inverse divides by it, and 0.5 is
     unstable with 50 steps.
     """
-    require_fraction("gamma", gamma)
+    require_positive("gamma", gamma, 1)
 
     def formula(x_r: Tensor, x_t: Tensor, r: int, t: int, s: int) -> Tensor:
         eps = predicted_eps(model, x_t, t)
@@ -118,7 +118,7 @@ def rex(
     true place, so that rounding costs no order (:func:`_midpoint`). Where no whole time lies
     between t and s, the step is Euler's. At time 0 the model is asked at time 1.
     """
-    require_fraction("mix", mix)
+    require_positive("mix", mix, 1)
     if step not in INCREMENTS:
         raise ValueError(f"step={step!r} is not known: pass one of {', '.join(INCREMENTS)}")
 

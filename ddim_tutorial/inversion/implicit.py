@@ -5,7 +5,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..predict import EpsModel, Images, predicted_eps
-from ..require import require_int
+from ..require import require_int, require_positive
 from ..sampling import ddim_step
 from ..schedule import Schedule, float64_or_32
 from .result import Inversion, InversionStep, door, result
@@ -150,8 +149,7 @@ def _invert(
 
 def require_solver(tol: float, max_iter: int, memory: int) -> None:
     """Refuse a tolerance that is not positive, and counts that are not whole."""
-    if not isinstance(tol, Real) or not tol > 0:
-        raise ValueError(f"tol={tol}: pass a positive relative tolerance, such as 1e-6")
+    require_positive("tol", tol)
     require_int("max_iter", max_iter, 1)
     require_int("memory", memory, 0)
 
