@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 
 from ddim_tutorial import zoo
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.solvers import SOLVERS
 from ddim_tutorial.spacing import SPACINGS
 from ddim_tutorial.training.fashion_data import DATA
@@ -85,6 +86,7 @@ def run(arguments: argparse.Namespace, state: PartialState) -> None:
 
 
 def main() -> None:
+    escape_unprintable()
     arguments = parser().parse_args()
     state = PartialState(cpu=not torch.cuda.is_available())  # else CPU processes find no others
     try:

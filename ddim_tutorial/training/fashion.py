@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ddim_tutorial import zoo
 from ddim_tutorial.classifier import Classifier
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.pixel import eps_model
 from ddim_tutorial.predict import add_noise
@@ -210,6 +211,7 @@ def note(network: str, runs: Path) -> None:
 
 
 def main() -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim_tutorial import zoo
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.sampling import sample
 from ddim_tutorial.spacing import times
@@ -87,6 +88,7 @@ def export(runs: Path, *, recipe: str, folder: Path = FOLDER) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m ddim_tutorial.training.fashion_jump",
         description=__doc__,

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ddim_tutorial import zoo
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.gan import Generator, search_code
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.metrics import psnr
@@ -130,6 +131,7 @@ def quality(data: Path) -> dict[str, float]:
 
 
 def main() -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

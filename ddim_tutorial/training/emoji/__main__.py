@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.training.arguments import fraction, natural, positive
 from ddim_tutorial.training.consistency import RECIPES
 from ddim_tutorial.training.jump import add_options, taken_options
@@ -88,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    escape_unprintable()
     options = vars(build_parser().parse_args(arguments))
     run, command = options.pop("run"), options.pop("command")
     functions = {

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddim_tutorial import zoo
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.training.evaluate.jump import emoji_jump, fashion_jump
 from ddim_tutorial.training.evaluate.measures import NETWORK
 from ddim_tutorial.training.evaluate.price import fashion_table3
@@ -64,6 +65,7 @@ COMMANDS: dict[str, tuple[Command, Path]] = {  # what it runs, and the data it r
 
 
 def main() -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m ddim_tutorial.training.evaluate",
         description=__doc__,

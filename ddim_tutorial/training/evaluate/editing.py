@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim_tutorial import zoo
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.editing.methods import METHODS
 from ddim_tutorial.editing.structure import structure_distance
 from ddim_tutorial.grids import quantise
@@ -153,6 +154,7 @@ def plan() -> list[Row]:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m ddim_tutorial.training.evaluate.editing",
         description=__doc__,

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.inversion import (
     METHODS,
     Coupled,
@@ -169,6 +170,7 @@ STEPS, SCALES = (10, 20, 50, 100), (1.0, 4.0, 7.5)
 
 
 def main(arguments: list[str] | None = None) -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m ddim_tutorial.training.evaluate.inversion",
         description=__doc__,

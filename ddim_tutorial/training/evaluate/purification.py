@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ddim_tutorial import zoo
 from ddim_tutorial.attacks import pgd
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.metrics import rms
 from ddim_tutorial.noise import Generators, generators, randn
@@ -161,6 +162,7 @@ PARTS = ("attacks", "strengths", "curves", "draws", "adaptive")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m ddim_tutorial.training.evaluate.purification",
         description=__doc__,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ddim_tutorial import watermark
 from ddim_tutorial.attacks import EDITS
+from ddim_tutorial.console import escape_unprintable
 from ddim_tutorial.metrics import auc, frechet, tpr
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.training.evaluate.carriers import CARRIERS, Carrier
@@ -166,6 +167,7 @@ PARTS = ("designs", "edits", "inversion", "guidance")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    escape_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m ddim_tutorial.training.evaluate.watermark",
         description=__doc__,
