@@ -195,15 +195,8 @@ def curve(
         marker = "os^Dv<>"[i % 7] if len(at) <= 30 else None
         style = ("-", "--", ":")[i // 7 % 3]
         y = list(y)
-        ax.plot(
-            at,
-            y,
-            label=name,
-            color=COLOURS[i % 7],
-            marker=marker,
-            linestyle=style,
-            markersize=4,
-        )
+        look = {"color": COLOURS[i % 7], "marker": marker, "linestyle": style, "markersize": 4}
+        ax.plot(at, y, label=name, **look)
         if errors and name in errors:
             bars = {"fmt": "none", "capsize": 2, "ecolor": COLOURS[i % 7]}
             ax.errorbar(at, y, list(errors[name]), **bars)

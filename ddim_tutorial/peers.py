@@ -64,18 +64,16 @@ def _config(scheduler: Any) -> Any:
 def clipping(scheduler: Any) -> str | None:
     """The option by which a diffusers scheduler clips its x0_hat in every step, if one is set."""
     known = inspect.signature(type(scheduler).__init__).parameters  # a config keeps foreign keys
-    options = ("clip_sample", "thresholding")
-    return next((key for key in options if key in known and _config(scheduler).get(key)), None)
+    options = known.keys() & {"clip_sample", "thresholding"}
+    return min((key for key in options if _config(scheduler).get(key)), default=None)
 
 
 def _warn_of_clipping(scheduler: Any) -> None:
-    option = clipping(scheduler)
-    if option is not None and scheduler not in _warned:
+    if (option := clipping(scheduler)) and scheduler not in _warned:
         _warned.add(scheduler)
         warnings.warn(
-            f"{type(scheduler).__name__} has {option}=True: it clips its x0_hat in every step and"
-            f" this package does not, since a clipped step has no inverse; pass {option}=False to"
-            " the scheduler to get the same pictures from both",
+            f"{type(scheduler).__name__} has {option}=True: it clips its x0_hat, this package does"
+            f" not, since a clipped step has no inverse; pass {option}=False for the same pictures",
             stacklevel=3,
         )
 

@@ -23,9 +23,10 @@ from ddim_tutorial.gan import Generator
 from ddim_tutorial.metrics import frechet
 from ddim_tutorial.schedule import linear
 from ddim_tutorial.training import fashion, fashion_data, gan, muon
+from ddim_tutorial.training.checkpoint import finished
 from ddim_tutorial.training.evaluate import measures, tables
 from ddim_tutorial.training.log import summary
-from ddim_tutorial.training.loop import Settings, build_optimizers, finished, fit, learning_rate
+from ddim_tutorial.training.loop import Settings, build_optimizers, fit, learning_rate
 
 SETTINGS = Settings(steps=4, lr=1e-2, warmup=2, ema=0.8, log_every=1, save_minutes=0.0)
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}

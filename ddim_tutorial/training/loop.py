@@ -21,17 +21,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from ddim_tutorial.training.checkpoint import (
-    Optimizers,
-    finished,
-    load_state,
-    save_state,
-    write_settings,
-)
+from ddim_tutorial.training.checkpoint import Optimizers, load_state, save_state, write_settings
 from ddim_tutorial.training.log import Log
 from ddim_tutorial.training.muon import Muon
 
-__all__ = ["Settings", "finished", "fit", "learning_rate", "mixed_precision", "processes"]
+__all__ = ["Settings", "fit", "learning_rate", "mixed_precision", "processes"]
 
 LossFn = Callable[[nn.Module], tuple[Tensor, dict[str, Tensor]]]
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}  # of what autocast computes, by precision

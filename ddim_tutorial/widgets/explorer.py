@@ -86,11 +86,15 @@ def explorer(render: Callable[..., Any], live: str | None = None, **controls: An
         message.value = _alert(texts)
 
     for name, widget in widgets.items():
-        if name == live:
-            widget.continuous_update = True
-        widget.observe(_after_a_pause(draw) if name == live else draw, "value")
+        _observe(widget, draw, typed=name == live)
     draw()
     return Column([*widgets.values(), message, picture])
+
+
+def _observe(widget: ValueWidget, draw: Callable[..., None], typed: bool) -> None:
+    if typed:
+        widget.continuous_update = True
+    widget.observe(_after_a_pause(draw) if typed else draw, "value")
 
 
 def _after_a_pause(draw: Callable[[], None]) -> Callable[[Any], None]:
