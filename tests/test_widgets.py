@@ -441,10 +441,13 @@ def test_live_prompt_jumps_as_often_as_asked(tmp_path):
         assert picture.value != earlier and len(calls) == before + controls["steps"].value, name
     space = bundle.space("a red apple on a table")
     z_T = randn((1, *bundle.shape), generators([5]))
-    controls["steps"].value = 1
-    x = space.decode(sample(space.model, z_T, [1000, 0], bundle.schedule))
-    wanted = grids.image_grid(x, columns=1, size=2.5, caption="a red apple on a table")
-    assert png_of(picture) == grids.to_png(wanted)
+    for steps in (1, 3):
+        controls["steps"].value = steps
+        again = {"eta": float("inf"), "generator": generators([1_000_005])}
+        z = sample(space.model, z_T, space.times(steps), bundle.schedule, **again)
+        x = space.decode(z)
+        wanted = grids.image_grid(x, columns=1, size=2.5, caption="a red apple on a table")
+        assert png_of(picture) == grids.to_png(wanted)
 
 
 def test_a_text_that_is_followed_is_drawn_once_when_the_typing_pauses(monkeypatch):
