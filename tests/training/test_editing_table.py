@@ -10,9 +10,11 @@ import torch
 from ddim_tutorial import zoo
 from ddim_tutorial.editing.methods import METHODS, PATHS, Scene
 from ddim_tutorial.editing.structure import structure_distance
+from ddim_tutorial.grids import from_uint8, quantise
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.peers import from_scheduler
 from ddim_tutorial.sampling import sample
+from ddim_tutorial.training.emoji.family import members
 from ddim_tutorial.training.evaluate import editing as command
 from ddim_tutorial.training.evaluate import pairs, tables
 from ddim_tutorial.training.evaluate.pairs import PAIRS, Pair
@@ -38,7 +40,7 @@ class Judge(torch.nn.Module):
 def bundle(tmp_path_factory):
     pipe = tiny_pipeline(tmp_path_factory.mktemp("tokenizer"))
     images = torch.ones(len(PAIRS), 3, 16, 16)
-    images[:, :, 4:12, 6:11] = -1
+    images[:, :, 4:12, 6:11] = torch.linspace(-1, 0, len(PAIRS)).view(-1, 1, 1, 1)  # told apart
     card = {"data": {"styles": ["noto", "blob"]}}
     made = zoo.LatentBundle(
         "tiny", tables.TABLES, pipe, from_scheduler(pipe.scheduler), (4, 8, 8), card,
@@ -170,6 +172,11 @@ def test_the_pictures_are_held_out_ones_in_poses_or_drawn(bundle):
     assert len(real.x_0) == 16 and real.scene.z_T is None
     assert real.pairs[0] is real.pairs[1] is PAIRS[0] and real.pairs[15] is PAIRS[7]
     assert not torch.equal(real.x_0[0], real.x_0[1]) and real.outside.shape == (16, 1, 16, 16)
+    for i, pair in enumerate(PAIRS):
+        place = bundle.captions.index(pairs.prompt(pair.source))
+        family, _ = members(quantise(bundle.examples.images[place][None])[0], 2, seed=i)
+        wanted = real.scene.space([""], 1.0).encode(from_uint8(family))
+        close(real.scene.z_0[2 * i : 2 * i + 2], wanted)
     space = bundle.space(real.scene.sources, scale=4.0)
     again = sample(space.model, drawn.scene.z_T, space.times(pairs.STEPS), space.schedule)
     close(drawn.scene.z_0, again)
