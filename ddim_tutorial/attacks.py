@@ -26,12 +26,6 @@ def in_8_bits(x: Images) -> Images:
     return from_uint8(quantise(x)).to(x)
 
 
-def _like(x: Images, pixels: np.ndarray) -> Images:
-    """Pixels as :func:`to_uint8` has them, in the shape, the dtype and on the device of x."""
-    seen = torch.from_numpy(pixels)
-    return from_uint8(seen[:, None] if x.shape[1] == 1 else seen.permute(0, 3, 1, 2)).to(x)
-
-
 def rotate(x: Images, generator: Generators = None, *, degrees: float) -> Images:
     """Turned counter-clockwise about the middle, bilinear; outside, the border goes on."""
     angle = torch.tensor(degrees * torch.pi / 180)
@@ -51,7 +45,8 @@ def jpeg(x: Images, generator: Generators = None, *, quality: int) -> Images:
         file = BytesIO()
         Image.fromarray(pixels).save(file, "JPEG", quality=quality)
         seen.append(np.asarray(Image.open(file)))
-    return _like(x, np.stack(seen))
+    pixels = torch.from_numpy(np.stack(seen))  # as to_uint8 has them
+    return from_uint8(pixels[:, None] if x.shape[1] == 1 else pixels.permute(0, 3, 1, 2)).to(x)
 
 
 def crop(x: Images, generator: Generators = None, *, share: float) -> Images:
