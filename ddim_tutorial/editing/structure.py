@@ -1,9 +1,9 @@
 r"""How much of a picture's structure an edit has kept, whatever its colours.
 
 Structure is what is alike within the picture: the cosines S_ij between the features at its
-positions i and j (Tumanyan et al. 2022, arXiv:2201.00424, Eq. 2, of the keys of a vision
-transformer). Here the features are those of a pipeline's own autoencoder, before its last layer, so
-that nothing else need be loaded; figures of the two are not to be compared.
+positions i and j (the self-similarity of Tumanyan et al. 2022, arXiv:2201.00424, there of the keys
+of a vision transformer). Here the features are those of a pipeline's own autoencoder, before its
+last layer, so that nothing else need be loaded; figures of the two are not to be compared.
 """
 
 import torch
