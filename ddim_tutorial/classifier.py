@@ -6,15 +6,15 @@ A guide sees x_t and t, so that the gradient of log p(y | x_t) means something a
 Fréchet distance in :mod:`ddim_tutorial.training.evaluate`.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ddim_tutorial.files import save_network
 
 
 class Block(nn.Module):
@@ -100,11 +100,7 @@ class Classifier(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors (fp16) into ``folder``; ``zoo.load`` reads
         them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        state = {k: v.to(torch.float16).contiguous() for k, v in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        save_network(self, folder)
 
 
 def time_embedding(t: Tensor, dim: int) -> Tensor:

@@ -1,9 +1,14 @@
 """Files that are whole or not there: a stop while one is written leaves what was there before."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
 
 @contextmanager
@@ -27,3 +32,16 @@ def write_whole(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content``, all of it or nothing."""
     with whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+def save_network(network: nn.Module, folder: str | Path) -> None:
+    """Write config.json, ``network.config``, and model.safetensors (fp16, whole numbers as they
+    are) into ``folder``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(network.config, indent=2) + "\n")
+    state = {
+        name: (value.to(torch.float16) if value.is_floating_point() else value).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    save_file(state, folder / "model.safetensors")

@@ -5,15 +5,15 @@ for (Zhu et al. 2016, arXiv:1609.03552; Creswell & Bharath 2016, arXiv:1611.0564
 this beside DDIM inversion.
 """
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from ddim_tutorial.files import save_network
 
 
 class Generator(nn.Module):
@@ -58,11 +58,7 @@ class Generator(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors (fp16) into ``folder``; ``zoo.load_generator``
         reads them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        save_file({k: v.contiguous() for k, v in state.items()}, folder / "model.safetensors")
+        save_network(self, folder)
 
 
 class CodeSearch(NamedTuple):

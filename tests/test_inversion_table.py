@@ -108,6 +108,13 @@ def test_what_was_not_solved_is_told_step_by_step():
     assert row["residual of the others"] == pytest.approx(5e-7)
 
 
+def test_a_walk_of_one_step_has_no_others():
+    steps = (InversionStep(0, 1000, 9, torch.tensor([1e-3, 1e-7])),)
+    row = trips.cost(Inversion(torch.zeros(2), 1e-3, False, 9, steps), 1e-6)
+    assert row["residual of the first step"] == pytest.approx(1e-3)
+    assert row["residual of the others"] is None
+
+
 def test_the_four_tests_on_a_tensor_whose_answers_are_known():
     checker = (-1.0) ** (torch.arange(8)[:, None] + torch.arange(8)).double()
     row = trips.four_tests(3 + 2 * checker[None, None])

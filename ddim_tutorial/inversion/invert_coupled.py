@@ -11,7 +11,11 @@ from ..schedule import Schedule
 from .coupled import bdia, edict, neighbours, obelm
 from .result import Coupled, Inversion, InversionStep, door, result
 
-TWO_STEP = (bdia, obelm)  # their pair is two neighbouring states, the others' two of one time
+
+def is_two_step(sampler: Callable[..., Coupled]) -> bool:
+    """Whether the pair of ``sampler`` (or a partial of it) is two neighbouring states, as of
+    ``bdia`` and ``obelm``, not two of one time."""
+    return getattr(sampler, "func", sampler) in (bdia, obelm)
 
 
 def invert_coupled(
@@ -33,7 +37,7 @@ def invert_coupled(
     pair of the size of noise, 200 at one a thousand times as large, or more.
     """
     x, up = door(x_0, times, schedule)
-    two_step = getattr(sampler, "func", sampler) in TWO_STEP
+    two_step = is_two_step(sampler)
     width, calls = 3 if two_step else 2, 0
 
     def counted(x_t: Tensor, t: Tensor) -> Tensor:

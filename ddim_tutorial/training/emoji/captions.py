@@ -29,6 +29,12 @@ def captions(style: str, name: str, tags: list[str]) -> list[str]:
     return texts
 
 
+def trained_aliases(data: Emoji) -> list[tuple[str, int]]:
+    """Every alias of an object that is trained in some style, with its first training picture."""
+    first = {int(data.objects[i]): int(i) for i in (data.split == 0).nonzero()[:, 0].flip(0)}
+    return [(alias, row) for i, row in first.items() for alias in ALIASES.get(data.names[i], [])]
+
+
 def caption_table(
     data: Emoji, rows: Tensor, encode: Callable[[list[str]], Tensor]
 ) -> tuple[Tensor, Tensor]:

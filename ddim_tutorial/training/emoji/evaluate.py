@@ -20,11 +20,11 @@ from ddim_tutorial.metrics import psnr
 
 from . import dependence
 from .attention import save_maps
+from .captions import trained_aliases
 from .data import RUN, Emoji
 from .export import ZOO, trained
 from .family import content
 from .judge import draw_members
-from .objects import ALIASES
 from .pictures import save_grid, starts
 from .subject import SAME, Subject, read_pipeline, subject
 
@@ -83,8 +83,7 @@ def without_style(subject: Subject, rows: Tensor) -> dict[str, dict[str, float]]
     ``rows``, and every alias of a trained object, "image of ALIAS" and bare. Each with the
     ceiling, of a training picture of the object."""
     data = subject.data
-    first = {int(data.objects[i]): int(i) for i in (data.split == 0).nonzero()[:, 0].flip(0)}
-    aliases = [(alias, row) for i, row in first.items() for alias in ALIASES.get(data.names[i], [])]
+    aliases = trained_aliases(data)
     kinds = {
         "image of NAME": [(f"image of {data.names[data.objects[i]]}", int(i)) for i in rows],
         "image of ALIAS": [(f"image of {alias}", i) for alias, i in aliases],

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from ddim_tutorial.grids import quantise
 
-from .captions import captions
+from .captions import captions, trained_aliases
 from .data import STYLES, Emoji, read_data
 from .evaluate import require_split, some_rows
 from .judge import judged, read_judge
-from .objects import ALIASES
 
 KINDS = ("caption", "other caption", "alias")
 
@@ -24,8 +23,7 @@ def prompts_of(data: Emoji, count: int) -> tuple[list[str], Tensor, Tensor]:
     own = torch.Generator().manual_seed(1)
     rows = some_rows(data, count)
     rows = rows[torch.arange(count) % len(rows)].tolist()
-    first = {int(data.objects[i]): int(i) for i in (data.split == 0).nonzero()[:, 0].flip(0)}
-    aliases = [(alias, row) for i, row in first.items() for alias in ALIASES.get(data.names[i], [])]
+    aliases = trained_aliases(data)
     order = torch.randperm(len(aliases), generator=own).tolist()
     prompts, pictures, kinds = [], [], []
     for k, row in enumerate(rows):

@@ -33,6 +33,7 @@ from ddim_tutorial.inversion import (
     resample,
     rex,
 )
+from ddim_tutorial.inversion.invert_coupled import is_two_step
 from ddim_tutorial.metrics import psnr
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.predict import EpsModel
@@ -66,9 +67,10 @@ REFERENCE = {"mixture": 1000, "fashion": 200, "emoji": 200}  # steps to the flow
 def draw(method: str, model: EpsModel, x_T: Tensor, walk: list[int], schedule: Schedule) -> Tensor:
     """What the method's own sampler makes of noise."""
     if method in COUPLED:
-        two_step = method in ("BDIA", "O-BELM")
+        sampler = COUPLED[method]
+        two_step = is_two_step(sampler)
         pair = neighbours(model, x_T, walk, schedule) if two_step else Coupled(x_T, x_T)
-        return COUPLED[method](model, pair, walk, schedule).x
+        return sampler(model, pair, walk, schedule).x
     if method.startswith("DPM"):
         return final(dpmpp_2m(model, x_T, walk, schedule))
     return sample(model, x_T, walk, schedule)

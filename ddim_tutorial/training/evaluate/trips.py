@@ -21,7 +21,8 @@ def spread(errors: Tensor) -> dict[str, float]:
 
 
 def cost(found: Inversion, tol: float) -> Row:
-    """Evaluations a step; of a method that solves an equation, what is solved and where not."""
+    """Evaluations a step; of a method that solves an equation, what is solved and where not. A walk
+    of one step has no others: None."""
     row: Row = {"evaluations a step": found.evaluations / len(found.per_step)}
     residuals = torch.stack([step.residual for step in found.per_step])  # steps, pictures
     if residuals.isnan().any():
@@ -35,7 +36,7 @@ def cost(found: Inversion, tol: float) -> Row:
         "residual": found.residual,
         "worst step": [worst.s, worst.t],
         "residual of the first step": residuals[0].max().item(),
-        "residual of the others": residuals[1:].max().item(),
+        "residual of the others": residuals[1:].amax().item() if len(residuals) > 1 else None,
     }
 
 

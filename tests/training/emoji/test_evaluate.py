@@ -8,6 +8,7 @@ import torch
 
 from ddim_tutorial import zoo
 from ddim_tutorial.training.emoji import __main__ as emoji_command
+from ddim_tutorial.training.emoji import captions
 from ddim_tutorial.training.emoji import evaluate as recipe
 from ddim_tutorial.training.emoji import subject as parts
 from ddim_tutorial.training.emoji.subject import SAME, Subject
@@ -48,7 +49,7 @@ def planted(exported, monkeypatch):
     monkeypatch.setattr(parts, "read_judge", lambda path, names: Known(len(names)))
     monkeypatch.setattr(recipe, "read_pipeline", lambda folder: pipe)
     monkeypatch.setattr(parts, "Subject", Planted)
-    monkeypatch.setattr(recipe, "ALIASES", ALIASES)
+    monkeypatch.setattr(captions, "ALIASES", ALIASES)
     monkeypatch.setattr(recipe, "STEPS", 3)
     exact = partial(recipe.dependence.METHODS["exact"], max_iter=2)
     monkeypatch.setitem(recipe.dependence.METHODS, "exact", exact)

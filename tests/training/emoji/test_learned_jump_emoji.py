@@ -15,6 +15,7 @@ from ddim_tutorial.training.emoji import consistency as recipe
 from ddim_tutorial.training.emoji import jump_prompts, networks
 from ddim_tutorial.training.emoji.captions import captions, tokenise
 from ddim_tutorial.training.emoji.data import STYLES
+from ddim_tutorial.training.emoji.objects import ALIASES
 from ddim_tutorial.training.emoji.pictures import starts
 from ddim_tutorial.training.evaluate import jump as table
 from ddim_tutorial.training.evaluate import tables
@@ -137,7 +138,7 @@ def test_what_is_asked_is_of_the_whole_table(small_data):
         elif kind == 1:
             assert prompt != caption
         else:
-            assert prompt in jump_prompts.ALIASES[name]
+            assert prompt in ALIASES[name]
 
 
 def test_the_table_counts_passes_and_judges(model, exported, tmp_path, monkeypatch):
