@@ -153,8 +153,9 @@ def image_grid(
                 f"{name}: got {len(texts)}, wanted one for each of the {wanted} "
                 f"{'images' if name == 'titles' else 'rows'}"
             )
-    titled = sum(any((titles or ())[i * columns :][:columns]) for i in range(count))
-    height = size + 0.25 * titled / count  # room for a line of titles where there is one
+    above = [(titles or ())[i * columns :][:columns] for i in range(count)]
+    lines = sum(max((1 + t.count("\n") for t in row if t), default=0) for row in above)
+    height = size + 0.25 * lines / count  # room for the lines of titles where there are some
     figure, axes = _axes(count, min(columns, len(pixels)), (size, height))
     for i, ax in enumerate(axes.flat):
         if i < len(pixels):

@@ -38,6 +38,11 @@ WRONG = [
     ("evaluations", lambda *given: evaluations(*given) - 1, "first evaluation is not counted"),
     ("evaluations", lambda q, first, tol: math.log(tol / first) / math.log(q), "differs"),
     ("evaluations", lambda q, first, tol: evaluations(q, 1.0, tol), "differs"),
+    (
+        "evaluations",
+        lambda q, first, tol: math.floor(max(0, math.log(tol / first) / math.log(q))) + 2,
+        "from 1 to 0.25",
+    ),
     ("anderson", lambda z_old, g_old, z, g: g, "the plain iteration"),
     ("anderson", lambda *given: anderson(*given, shared=True), "one for all rows"),
     ("anderson", lambda *given: anderson(*given, sign=-1), "sign of gamma"),

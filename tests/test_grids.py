@@ -160,6 +160,13 @@ def test_titles_of_one_row_leave_no_strip_above_the_others(row):
         assert found[0] > plain[0] + 0.1
 
 
+def test_a_title_of_two_lines_is_not_cut():
+    figure = grids.image_grid(torch.zeros(2, 1, 4, 4), ["one", "two\nlines"], columns=2, size=2.0)
+    figure.draw_without_rendering()
+    tops = [ax.title.get_window_extent().y1 for ax in figure.axes]
+    assert max(tops) <= figure.bbox.y1 and figure.axes[0].get_window_extent().width > 1.9 * 100
+
+
 def test_image_grid_keeps_order_titles_and_range():
     images = torch.linspace(-1, 1, 5).view(5, 1, 1, 1).expand(5, 1, 4, 4)
     figure = grids.image_grid(images, list("abcde"), columns=3, caption="five")

@@ -95,7 +95,7 @@ def two_m(model: EpsModel, x: Tensor, times: list[int], schedule: Schedule) -> T
 @judge
 def check_second_run(fn: Callable[..., Tensor]) -> Iterator[Claim]:
     """Judge a 2M sampler, ``fn(model, x_T, times, schedule) -> x_0``, that is called again and
-    again: no call may remember another. ``times`` ends at 0, the last step being DDIM's."""
+    again: no call may remember another. A last step into 0 is DDIM's."""
     schedule = linear()
     model = gaussian(torch.full((1, 2, 2), 0.3, dtype=torch.float64), 0.7, schedule)
     first, second = draw(2, 1, 2, 2), draw(2, 1, 2, 2, seed=1)
@@ -106,6 +106,8 @@ def check_second_run(fn: Callable[..., Tensor]) -> Iterator[Claim]:
         ("a run from another noise", second, grid),
         ("five pictures where there were two", more, grid),
         ("another grid", first, short),
+        ("a grid that stops at 350", first, [1000, 700, 350]),
+        ("after that one, a grid that starts below its last time", first, [600, 100, 0]),
     ):
         yield Claim(
             f"Gaussian data, {claim}: as Algorithm 2 says",

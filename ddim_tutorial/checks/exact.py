@@ -23,7 +23,13 @@ def check_evaluations(fn: Callable[[float, float, float], int]) -> Iterator[Clai
             n, residual = n + 1, residual * q
         return n
 
-    for q, first, tol in ((0.5, 1.0, 0.2), (0.1, 0.5, 3e-6), (0.9, 0.05, 1e-6), (0.5, 1e-7, 1e-6)):
+    for q, first, tol in (
+        (0.5, 1.0, 0.2),
+        (0.5, 1.0, 0.25),  # the tolerance met exactly
+        (0.1, 0.5, 3e-6),
+        (0.9, 0.05, 1e-6),
+        (0.5, 1e-7, 1e-6),
+    ):
         n = counted(q, first, tol)
         yield Claim(
             f"a factor of {q:g} from {first:g} to {tol:g}",

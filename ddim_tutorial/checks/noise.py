@@ -134,6 +134,13 @@ def check_noise(fn: Callable[[Any, tuple[int, ...]], Tensor]) -> Iterator[Claim]
         lambda: as_tensor(fn([2, 9, 5, 0], NOISE))[2:3],
         lambda got: find_problem(got, fn([5], NOISE)),
     )
+    yield Claim(
+        "seeds 7, 3, 9 and 0: each row that of its seed alone, in the order given",
+        lambda: fn([7, 3, 9, 0], NOISE),
+        lambda got: find_problem(
+            got, torch.cat([as_tensor(fn([seed], NOISE)) for seed in (7, 3, 9, 0)])
+        ),
+    )
     yield Claim("100 seeds, no two give the same noise", lambda: repeated(fn), verdict)
     yield Claim(
         "100 seeds: neighbours uncorrelated, mean 0, std 1, kurtosis 3",
