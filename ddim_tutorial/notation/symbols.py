@@ -73,7 +73,7 @@ SYMBOLS = (
         _papers("t-1", r"\tau_{i-1}", "prev_timestep"),
     ),
     Symbol(
-        r"T", "T", "int", "training steps", _papers("T", "T", "num_train_timesteps, num_timesteps")
+        r"T", "T", "int", "noising steps", _papers("T", "T", "num_train_timesteps, num_timesteps")
     ),
     Symbol(
         r"S",
@@ -93,14 +93,14 @@ SYMBOLS = (
         r"\beta_t",
         "beta_t",
         "() in (0, 1)",
-        "noise power added by one training step",
+        "noise power added by one noising step",
         _papers(r"\beta_t", r"1 - \alpha_t / \alpha_{t-1}", "betas"),
     ),
     Symbol(
         r"\bar\alpha_t / \bar\alpha_{t-1}",
         RATIO,
         "() in (0, 1)",
-        "signal power kept by one training step",
+        "signal power kept by one noising step",
         _papers(r"\alpha_t", r"\alpha_t / \alpha_{t-1}", "alphas"),
     ),
     Symbol(
