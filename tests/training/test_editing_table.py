@@ -189,6 +189,8 @@ def test_a_row_of_an_edit_and_one_of_a_reconstruction(bundle, monkeypatch):
     usual = {"method": "exact inversion", "kind": "real", "scale": 1.0, "enter": ALL}
     back = measure(**usual, to="source")
     assert back["latent PSNR"] > 40 and "target" not in back and back["evaluations"] >= 12
+    again = measure(**usual, to="source")
+    assert again["evaluations"] == back["evaluations"]  # it does not ride on the row before
     edit = measure(**usual | {"scale": 4.0}, to="target")
     assert edit["PSNR"] < back["PSNR"] and edit["target"] == 0
     fresh = measure("fresh sample", "real", "target", 4.0, ALL)

@@ -12,6 +12,7 @@ where it was, a row of fewer pictures is measured again, and a table of other we
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def measurer(bundle: zoo.LatentBundle, count: int) -> Callable[..., Row]:
 
     def measure(method: str, kind: str, to: str, scale: float, enter: int) -> Row:
         what = these(kind, scale if kind == "drawn" else DRAWN_AT)
-        scene, prompts = what.scene, what.targets if to == "target" else what.scene.sources
+        scene = replace(what.scene, known={})  # each row pays for its own inversion
+        prompts = what.targets if to == "target" else scene.sources
         with evaluations(bundle.pipe.unet) as count:
             z = METHODS[method](scene, prompts, scale, enter)
         x = decode(bundle.pipe.vae, z).cpu()
