@@ -564,6 +564,12 @@ WRONG = [
         "on no line",
         "differs",
     ),
+    (
+        "solve",
+        lambda g, x: iterate(g, torch.zeros_like(x)),
+        "slope 0.5",
+        "another x than the one given",
+    ),
     ("solve", lambda g, x: iterate(g, x, weight=1), "slope -1.2", "differs"),
     ("solve", lambda g, x: iterate(g, x, rounds=3), "slope 0.5", "differs"),
     ("solve", lambda g, x: iterate(g, x, rounds=1001), "slope 0.5", "more than 1000 times"),

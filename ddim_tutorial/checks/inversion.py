@@ -126,13 +126,16 @@ def check_slope(fn: Callable[[list[float], list[float]], float]) -> Iterator[Cla
 def check_solve(fn: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> Iterator[Claim]:
     """Judge ``fn(g, x) -> x``: the solution of x = g(x) by averaging x and g(x) from the given x
     on, for maps whose slope lies between -2 and 0.5, where plain iteration fails below -1."""
-    root = draw(3, 1)
+    root, start = draw(3, 1), draw(3, 1, seed=1)
 
     def line(slope: float, most: int = 1000) -> Callable[[Tensor], Tensor]:
         asked = count(1)
 
         def g(x: Any) -> Tensor:
-            if next(asked) > most:
+            number = next(asked)
+            if number == 1 and not torch.equal(as_tensor(x), start):
+                raise Mistake("g was first asked at another x than the one given: begin there")
+            if number > most:
                 raise Mistake(f"g was asked more than {most} times; after how many do you stop?")
             return root + slope * (as_tensor(x) - root)
 
@@ -141,7 +144,7 @@ def check_solve(fn: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> I
     for slope in (0.5, -0.5, -1.2, -1.9):
         yield Claim(
             f"a line of slope {slope:g}: the x with x = g(x), three numbers at once",
-            lambda slope=slope: fn(line(slope), torch.zeros_like(root)),
+            lambda slope=slope: fn(line(slope), start.clone()),
             root,
-            {"you returned g(x) of the first x": line(slope)(torch.zeros_like(root))},
+            {"you returned g(x) of the first x": line(slope)(start)},
         )

@@ -129,10 +129,10 @@ SYMBOLS = (
         _papers(r"\boldsymbol\epsilon", r"\epsilon", "noise"),
     ),
     Symbol(
-        r"\hat\epsilon",
+        r"\epsilon_\theta",
         "eps_hat",
         "like x_0",
-        "its prediction, where both appear; else eps",
+        "the network's prediction of it; eps in code that has no other",
         _papers(
             r"\boldsymbol\epsilon_\theta", r"\epsilon_\theta^{(t)}", "noise_pred, model_output, e_t"
         ),
