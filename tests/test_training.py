@@ -548,6 +548,15 @@ def test_pictures_are_drawn_in_float32_unless_told():
         measures.draw(bundle, labels, 2, precision="float16")
 
 
+def test_a_grid_ends_where_its_name_says():
+    ends = {
+        cell["S"]: tables.GRIDS[cell["grid"]](1000, cell["S"])[-1]
+        for cell in tables.table2_plan()
+        if "ends at 1" in cell["grid"]
+    }
+    assert set(ends.values()) == {1}
+
+
 OTHERS = ("inversion", "watermark", "purification")  # their own tests hold them
 STORED = [path for path in sorted(tables.TABLES.glob("*.json")) if not path.stem.startswith(OTHERS)]
 

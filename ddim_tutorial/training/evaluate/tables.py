@@ -109,7 +109,6 @@ def table2_plan() -> list[Cell]:
         *_cells(quadratic, target, (10, 20, 50, 100, 200, 500), [1.0], 100),
         *_cells(ends_at_1, target, [50], scales, 20),
         *_cells(ends_at_1, fixed, [50], scales, 20),
-        *_cells(ends_at_1, fixed, (5, 10, 20), [1.0], 20),
         *_cells(quadratic, fixed, [50], [1.0], 20),
         *_cells(trailing, fixed, [50], [1.0], 20),
     ]
