@@ -805,6 +805,11 @@ SLIPS = [
         lambda z, u, c, ab, scale: predict_x0(z, c + scale * (u - c), ab),
         "eps_u and eps_c are swapped",
     ),
+    (  # no guidance up to 1, as in a library's pipelines
+        "guided_jump",
+        lambda z, u, c, ab, scale: predict_x0(z, u + max(scale, 1) * (c - u), ab),
+        "scale is not used: eps_c alone",
+    ),
     ("mix", lambda n, w: torch.tensordot(torch.tensor(w, dtype=n.dtype), n, 1), "not normalised"),
     ("slope", lambda x, y: np.polyfit(np.log(y), np.log(x), 1)[0], "x and y are swapped"),
     ("solve", lambda g, x: g(x), "you returned g(x) of the first x"),

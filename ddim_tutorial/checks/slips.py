@@ -90,9 +90,9 @@ def guided(
 
     right = eps_u + scale * (eps_c - eps_u)
     return {
-        "scale counts from eps_c: that is w = scale - 1": z0_hat(eps_c + scale * (eps_c - eps_u)),
-        "eps_u and eps_c are swapped": z0_hat(eps_c + scale * (eps_u - eps_c)),
         "scale is not used: eps_c alone": z0_hat(eps_c),
+        "eps_u and eps_c are swapped": z0_hat(eps_c + scale * (eps_u - eps_c)),
         "scale is not used: eps_u alone": z0_hat(eps_u),
+        "scale counts from eps_c: that is w = scale - 1": z0_hat(eps_c + scale * (eps_c - eps_u)),
         "the difference is added to nothing": z0_hat(scale * (eps_c - eps_u)),
     } | jump(z_t, right, ab)
