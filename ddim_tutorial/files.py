@@ -39,9 +39,10 @@ def save_network(network: nn.Module, folder: str | Path) -> None:
     are) into ``folder``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(network.config, indent=2) + "\n")
+    write_whole(folder / "config.json", f"{json.dumps(network.config, indent=2)}\n".encode())
     state = {
         name: (value.to(torch.float16) if value.is_floating_point() else value).contiguous()
         for name, value in network.state_dict().items()
     }
-    save_file(state, folder / "model.safetensors")
+    with whole(folder / "model.safetensors") as temporary:
+        save_file(state, temporary)

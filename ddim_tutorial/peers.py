@@ -64,8 +64,8 @@ def _config(scheduler: Any) -> Any:
 def clipping(scheduler: Any) -> str | None:
     """The option by which a diffusers scheduler clips its x0_hat in every step, if one is set."""
     known = inspect.signature(type(scheduler).__init__).parameters  # a config keeps foreign keys
-    options = known.keys() & {"clip_sample", "thresholding"}
-    return min((key for key in options if _config(scheduler).get(key)), default=None)
+    options = ("clip_sample", "thresholding")
+    return next((key for key in options if key in known and _config(scheduler).get(key)), None)
 
 
 def _warn_of_clipping(scheduler: Any) -> None:

@@ -161,10 +161,10 @@ def test_titles_of_one_row_leave_no_strip_above_the_others(row):
 
 
 def test_a_title_of_two_lines_is_not_cut():
-    figure = grids.image_grid(torch.zeros(2, 1, 4, 4), ["one", "two\nlines"], columns=2, size=2.0)
+    titles = ["one", "two\nlines"]
+    figure = grids.image_grid(torch.zeros(2, 1, 4, 4), titles, 2, caption="below", size=1.6)
     figure.draw_without_rendering()
-    tops = [ax.title.get_window_extent().y1 for ax in figure.axes]
-    assert max(tops) <= figure.bbox.y1 and figure.axes[0].get_window_extent().width > 1.9 * 100
+    assert max(ax.title.get_window_extent().y1 for ax in figure.axes) <= figure.bbox.y1
 
 
 def test_image_grid_keeps_order_titles_and_range():

@@ -36,7 +36,7 @@ def cost(found: Inversion, tol: float) -> Row:
         "residual": found.residual,
         "worst step": [worst.s, worst.t],
         "residual of the first step": residuals[0].max().item(),
-        "residual of the others": residuals[1:].amax().item() if len(residuals) > 1 else None,
+        "residual of the others": residuals[1:].max().item() if len(residuals) > 1 else None,
     }
 
 
