@@ -82,9 +82,9 @@ FIGURES = {
             "Ten moments of a run of 100 DDIM steps on the emoji model, prompt 'Image of cassette"
             " player', from noise on the left to a dark box with light bars, the model's cassette,"
             " on the right. Top row: the state, decoded, coloured noise that clears up. Middle row:"
-            " the predicted clean picture, decoded, a dark blur at first, the box with its bars"
-            " from the fourth column on. Bottom row: their difference on one scale, strong at first"
-            " and nearly nothing at the end."
+            " the predicted clean picture, decoded, a dark blur at first, a frame in the second"
+            " column, the box with its bars from the fourth on. Bottom row: their difference on one"
+            " scale, strong at first and nearly nothing at the end."
         ),
         model="emoji",
         seed=1,

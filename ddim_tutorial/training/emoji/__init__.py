@@ -12,7 +12,7 @@ enough for two processor cores.
 ``diffusion`` trains a tokenizer first and encodes the family of every picture. A training that was
 stopped goes on from its last checkpoint when the same command is started again. On a fresh machine,
 ``diffusion --init ddim_tutorial/zoo/emoji`` goes on from the exported weights (without the
-optimiser's state); ``--init interim/emoji`` from a run of this recipe that is not finished.
+optimiser's state).
 ``quick`` prints the judge's figures for the last checkpoint of a run.
 ``--compile`` saves a fifth of the time of a step on two cores, after two minutes of compiling.
 Two processes of one thread each bear other work on the machine better than one process of two:
