@@ -54,6 +54,17 @@ def spread_over(axis):
     return fn
 
 
+def slerp_without_norms(a, b, weight):
+    angle = (a * b).flatten(1).sum(1).clamp(-1, 1).acos().view(-1, 1, 1, 1)
+    curved = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
+    return torch.where(angle.sin().abs() < 1e-6, torch.lerp(a, b, weight), curved)
+
+
+def slerp_of_directions(a, b, weight):
+    norms = [v.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for v in (a, b)]
+    return torch.lerp(*norms, weight) * slerp(a / norms[0], b / norms[1], weight)
+
+
 def lerp_below(angle):
     """slerp for one picture or many, but a straight line if every angle is small."""
 
@@ -435,6 +446,8 @@ WRONG = [
         "differs",
     ),
     ("slerp", lambda a, b, w: slerp(b, a, w), "weight 0 is a", "differs"),
+    ("slerp", slerp_without_norms, "lengths 2 and 3", "differs"),
+    ("slerp", slerp_of_directions, "lengths 2 and 3", "differs"),
     ("slerp", lerp_below(0.65), "0.3 rad", "differs by up to 0.011"),
     ("slerp", lerp_below(0.2), "0.1 rad", "differs by up to 0.0012"),
     (

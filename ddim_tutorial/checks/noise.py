@@ -34,6 +34,12 @@ def check_slerp(fn: Callable[[Tensor, Tensor, float], Tensor]) -> Iterator[Claim
             lambda end=end: fn(x, end, 0.5),
             middle,
         )
+    two, three = 2 * x, 3 * (math.cos(0.8) * x + math.sin(0.8) * y)
+    yield Claim(
+        "lengths 2 and 3 at 0.8 rad: the weights come from the angle, and the lengths stay in",
+        lambda: fn(two, three, 0.5),
+        math.sin(0.4) / math.sin(0.8) * (two + three),
+    )
     yield Claim(
         "each picture by its own angle: the batch equals one by one",
         lambda: fn(a, b, 0.3),
