@@ -54,6 +54,11 @@ def spread_over(axis):
     return fn
 
 
+def noisy_forecast(x_t, eps, ab_t, ab_s, sigma=0.0, noise=None):
+    x_s, x0_hat = ddim_step(x_t, eps, ab_t, ab_s, sigma=sigma, noise=noise)
+    return x_s, x0_hat if noise is None else x0_hat + noise
+
+
 def slerp_without_norms(a, b, weight):
     angle = (a * b).flatten(1).sum(1).clamp(-1, 1).acos().view(-1, 1, 1, 1)
     curved = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
@@ -369,9 +374,11 @@ WRONG = [
         "t = 500, s = 499",
         "wanted",
     ),
+    ("ddim_sigma", lambda t, s, eta: ddim_sigma(t, s, min(eta, 1.0)), "eta = 1.2", "wanted 1.2"),
     ("ddim_step", step_without("levels"), "sigma = 0 stays on the line", "differs"),
     ("ddim_step", step_without("sigma"), "sigma = 0.36", "differs"),
     ("ddim_step", step_without("variance"), "sigma = 0.36", "differs"),
+    ("ddim_step", noisy_forecast, "sigma = 0.36: x0_hat is x_0", "differs"),
     ("ddim_step", step_without("order"), "x0_hat = x_0", "differs"),
     ("ddim_step", step_without("pair"), "x0_hat = x_0", "wanted the pair (x_s, x0_hat)"),
     (
@@ -391,6 +398,12 @@ WRONG = [
         lambda T, steps: [*(round(T * i / steps) - 1 for i in range(steps, 0, -1)), 0],
         "5 steps",
         "entry 0",
+    ),
+    (
+        "times",
+        lambda T, steps: [float(t) for t in times(T, steps)],
+        "1..1000 steps",
+        "a time is a float, wanted whole numbers",
     ),
     (
         "times",

@@ -137,6 +137,11 @@ def check_ddim_sigma(fn: Callable[[Tensor, Tensor, float], Tensor]) -> Iterator[
         0.5,
         {"eta is squared": 0.25, "eta is not used": 1.0, "its square root is taken": 0.5**0.5},
     )
+    yield Claim(
+        "eta = 1.2 is 1.2 times eta = 1",
+        lambda: fn(ab[500], ab[400], 1.2) / as_tensor(fn(ab[500], ab[400], 1.0)),
+        1.2,
+    )
 
 
 @judge
@@ -164,6 +169,11 @@ def check_ddim_step(fn: Callable[..., tuple[Tensor, Tensor]]) -> Iterator[Claim]
         lambda: part(fn(x_t, eps, ab[2], ab[1], sigma=0.36, noise=noise), 0),
         0.8 * x_0 + 0.48 * eps + 0.36 * noise,
         slips.step(x_t, eps, ab[2], ab[1], 0.36, noise),
+    )
+    yield Claim(
+        "sigma = 0.36: x0_hat is x_0, without noise",
+        lambda: part(fn(x_t, eps, ab[2], ab[1], sigma=0.36, noise=noise), 1),
+        x_0,
     )
     from diffusers import DDIMScheduler
 

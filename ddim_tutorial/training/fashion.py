@@ -97,7 +97,7 @@ def diffusion_loss(
 def as_v(ab_t: Tensor) -> Tensor:
     """The weight that makes the squared error of eps that of v (Salimans & Ho 2022,
     arXiv:2202.00512), at most 500: near t = T the error of x0_hat is 157 times that of eps, and eta
-    = 0 never forgets it."""
+    = 0 never forgets a systematic one."""
     return ab_t.reciprocal().clamp(max=500)
 
 
