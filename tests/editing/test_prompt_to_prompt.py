@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ddim_tutorial import sample, trajectory, zoo
+from ddim_tutorial import sample, trajectory
 from ddim_tutorial.editing import (
     Attention,
     attention_maps,
@@ -137,12 +137,14 @@ def test_it_works_in_the_pipelines_own_loop(pipe, z_T):
     assert relative(ours, theirs) <= 1e-5
 
 
-def test_text_in_the_time_embedding_is_told(z_T):
-    bundle = zoo.load("emoji", device="cpu")
-    if bundle.pipe.unet.config.addition_embed_type != "text":
-        pytest.skip("the bundled model reads its prompt by cross-attention alone")
-    with pytest.warns(UserWarning, match="time embedding"):
-        prompt_to_prompt(bundle.pipe, replace(bundle.pipe, "red heart", "blue heart"))
+def test_text_in_the_time_embedding_is_told(pipe):
+    own = pipe.unet.config.addition_embed_type
+    pipe.unet.register_to_config(addition_embed_type="text")
+    try:
+        with pytest.warns(UserWarning, match="time embedding"):
+            prompt_to_prompt(pipe, replace(pipe, SOURCE, TARGET))
+    finally:
+        pipe.unet.register_to_config(addition_embed_type=own)
 
 
 @pytest.mark.parametrize(
