@@ -45,9 +45,9 @@ def _uneven(fn: Callable[[int, int], list[int]]) -> str | None:
         grid = fn(1000, steps)
         if not isinstance(grid, list | tuple | range):
             raise Mistake(f"at {steps} steps: got a {type(grid).__name__}, wanted a list of times")
-        if not all(isinstance(t, Integral) for t in grid):
-            kind = next(type(t).__name__ for t in grid if not isinstance(t, Integral))
-            raise Mistake(f"at {steps} steps: a time is a {kind}, wanted whole numbers, int")
+        kinds = {type(t).__name__ for t in grid if not isinstance(t, Integral)}
+        if kinds:
+            raise Mistake(f"at {steps} steps: a time is a {min(kinds)}, wanted whole numbers, int")
         if len(grid) != steps + 1 or grid[-1] != 0 or any(a <= b for a, b in pairwise(grid)):
             return f"at {steps} steps: {len(grid)} times, {list(grid[:3])} ... {list(grid[-3:])}"
     return None

@@ -92,6 +92,10 @@ WEAKNESSES = (
     "It knows the names of its training pictures, in four styles, and little else: a prompt of"
     " other words gives an object it has seen or a blend.",
     "One object on white; no scenes, no counting, no text, no people.",
+    "It misses the style asked for in one picture of five, and in nearly half of the pairs of style"
+    " and object that it has not seen.",
+    "Nearly all weight of its cross-attention rests on the start of the text (attention.png), so"
+    " that maps of words show little.",
 )
 COMMANDS = [
     *(
