@@ -29,7 +29,8 @@ def test_a_stopped_table_goes_on_and_another_processor_gets_rows_of_its_own(
     monkeypatch.setattr(
         levers.Bench, "row", lambda self, lever, pairs: measured.append(lever) or {"pairs": pairs}
     )
-    command = ["--model", model, "--device", "cpu", "--batch", "2", "--only", "our loop"]
+    command = ["--model", model, "--device", "cpu", "--batch", "2"]
+    command += ["--pictures", "4", "--only", "our loop"]
     levers.main(command)
     levers.main([*command, "bf16"])
     assert measured == [levers.Lever(), levers.Lever(dtype=torch.bfloat16)]
@@ -48,16 +49,27 @@ def test_a_stopped_table_goes_on_and_another_processor_gets_rows_of_its_own(
 
 def test_every_lever_draws_what_the_baseline_draws_but_for_its_error(model, monkeypatch):
     monkeypatch.setattr(levers, "SCALE", 1.5)
-    bench = levers.Bench(model, 2, "cpu")
-    baseline = bench.baseline()
-    own, pictures = bench.run(levers.Lever())
+    bench = levers.Bench(model, 2, 4, "cpu")
+    baseline, pictures = bench.baseline(), bench.run(levers.Lever())
+    own = bench.drawn(levers.Lever())
     assert own.dtype == torch.float32 and own.shape == bench.end.shape
     assert (baseline - (pictures / 2 + 0.5).clamp(0, 1)).abs().max() < 1e-3
     for lever in (levers.Lever(interval=3), levers.Lever("dpmpp_2m", "ays", 20, torch.bfloat16)):
-        z, _ = bench.run(lever)
+        z = bench.drawn(lever)
         assert 1e-6 < (z - own).norm() / own.norm() < 0.5
-    again, _ = bench.run(levers.Lever())  # no cache is left behind
+    again = bench.drawn(levers.Lever())  # no cache is left behind
     assert torch.equal(again, own)
+
+
+def test_the_error_is_of_all_pictures_and_the_time_of_one_batch(model):
+    bench = levers.Bench(model, 1, 2, "cpu")
+    lever = levers.Lever(steps=2)
+    both = bench.drawn(lever)
+    _, second = bench.latents(lever, slice(1, 2))
+    assert len(both) == 2 and torch.equal(both[1:], second)
+    assert len(bench.run(lever)) == len(bench.baseline()) == 1
+    with pytest.raises(ValueError, match="pictures=3: the last batch would not be of 2"):
+        levers.Bench(model, 2, 3, "cpu")
 
 
 def test_a_row_says_what_was_gained_and_what_it_cost(model, monkeypatch):
@@ -66,7 +78,7 @@ def test_a_row_says_what_was_gained_and_what_it_cost(model, monkeypatch):
         levers, "compare", lambda theirs, ours, *, pairs, calls: runs.append((theirs, ours))
         or dict(ratio_median=2.0, ratio_min=1.0, ratio_max=3.0),
     )  # fmt: skip
-    bench = levers.Bench(model, 1, "cpu")
+    bench = levers.Bench(model, 1, 1, "cpu")
     row = bench.row(levers.Lever("dpmpp_2m", "logsnr", 100), 5)
     assert row["error"] == 0 and row["psnr"] == float("inf")  # it is the end itself
     row = bench.row(levers.Lever(steps=3), 5)

@@ -2,10 +2,10 @@
 
 The baseline is diffusers' StableDiffusionPipeline as it comes: 50 DDIM steps, float32, eager,
 decoding included. A ratio is its time / that of the lever, of two runs taken in turns, so above 1
-the lever is faster; the error is that of the latents to the end of the ODE, and the PSNR that of
-the pictures. The rows go to notebooks/data/emoji_levers.json one by one: a run that is stopped goes
-on where it was. The environment variable ONEDNN_MAX_CPU_ISA (AVX2, say) measures a processor
-without bf16, in rows of its own.
+the lever is faster, for one batch; the error is that of the latents to the end of the ODE, and the
+PSNR that of the pictures, over --pictures of them. The rows go to notebooks/data/emoji_levers.json
+one by one: a run that is stopped goes on where it was. The environment variable ONEDNN_MAX_CPU_ISA
+(AVX2, say) measures a processor without bf16, in rows of its own.
 """
 
 import argparse
@@ -55,7 +55,10 @@ LEVERS = {
     "DeepCache, interval 5": Lever(interval=5),
     "DPM-Solver++ 2M, 20": Lever("dpmpp_2m", "ays", 20),
     "DPM-Solver++ 2M, 20, DeepCache 2": Lever("dpmpp_2m", "ays", 20, interval=2),
+    "DPM-Solver++ 2M, 20, Karras": Lever("dpmpp_2m", "karras", 20),
     "DPM-Solver++ 2M, 16, Karras": Lever("dpmpp_2m", "karras", 16),
+    "DPM-Solver++ 2M, 14, Karras": Lever("dpmpp_2m", "karras", 14),
+    "DPM-Solver++ 2M, 10, Karras": Lever("dpmpp_2m", "karras", 10),
     "DPM-Solver++ 2M, 10": Lever("dpmpp_2m", "ays", 10),
     "bf16": Lever(dtype=BF16),
     "DPM-Solver++ 2M, 20, bf16": Lever("dpmpp_2m", "ays", 20, BF16),
@@ -63,6 +66,8 @@ LEVERS = {
     "DPM-Solver++ 2M, 16, Karras, bf16": Lever("dpmpp_2m", "karras", 16, BF16),
     "compiled": Lever(compiled=True),
     "DPM-Solver++ 2M, 16, Karras, compiled": Lever("dpmpp_2m", "karras", 16, compiled=True),
+    "DPM-Solver++ 2M, 14, Karras, compiled": Lever("dpmpp_2m", "karras", 14, compiled=True),
+    "DPM-Solver++ 2M, 10, Karras, compiled": Lever("dpmpp_2m", "karras", 10, compiled=True),
     "DPM-Solver++ 2M, 10, compiled": Lever("dpmpp_2m", "ays", 10, compiled=True),
     "compiled, bf16": Lever(dtype=BF16, compiled=True),
     "DPM-Solver++ 2M, 20, compiled, bf16": Lever("dpmpp_2m", "ays", 20, BF16, compiled=True),
@@ -73,15 +78,21 @@ LEVERS = {
 class Bench:
     """The baseline, the end of the ODE, and the model in every dtype, loaded and compiled once."""
 
-    def __init__(self, model: str, batch: int, device: str):
-        self.model, self.device = model, device
+    def __init__(self, model: str, batch: int, pictures: int, device: str):
+        if pictures % batch:
+            raise ValueError(
+                f"pictures={pictures}: the last batch would not be of {batch}, and a compiled model"
+                " has one size; pass a multiple of the batch"
+            )
+        self.model, self.batch, self.pictures = model, batch, pictures
         self.loaded: dict[tuple[torch.dtype, bool], zoo.LatentBundle] = {}
+        self.device = device
         eager = self.bundle(torch.float32, False)
         prompts = eager.captions or ["image of red apple"]
-        self.prompts = [prompts[i % len(prompts)] for i in range(batch)]
-        self.z_T = randn((batch, *eager.shape), generators(range(batch)), device=device)
-        self.end = self.latents(self.space(torch.float32, False), *END)
-        self.pictures = eager.space("").decode(self.end).clamp(-1, 1)
+        self.prompts = [prompts[i % len(prompts)] for i in range(pictures)]
+        self.z_T = randn((pictures, *eager.shape), generators(range(pictures)), device=device)
+        self.end = self.drawn(Lever(*END))
+        self.x_0 = eager.space("").decode(self.end).clamp(-1, 1)
 
     def bundle(self, dtype: torch.dtype, compiled: bool) -> zoo.LatentBundle:
         if (dtype, compiled) not in self.loaded:
@@ -94,33 +105,42 @@ class Bench:
             self.loaded[dtype, compiled] = bundle
         return self.loaded[dtype, compiled]
 
-    def space(self, dtype: torch.dtype, compiled: bool) -> LatentSpace:
-        return self.bundle(dtype, compiled).space(self.prompts, scale=SCALE)
+    def latents(self, lever: Lever, part: slice) -> tuple[LatentSpace, Tensor]:
+        """Of the pictures of ``part``, and what decodes them."""
+        bundle = self.bundle(lever.dtype, lever.compiled)
+        space = bundle.space(self.prompts[part], scale=SCALE)
+        schedule, unet = space.schedule, bundle.pipe.unet
+        walked = space.times(lever.steps)
+        if lever.grid:
+            walked = times(schedule.T, lever.steps, lever.grid, schedule)
+        with DeepCache(unet, lever.interval) if lever.interval > 1 else nullcontext():
+            with torch.no_grad():
+                z_0 = final(SOLVERS[lever.solver](space.model, self.z_T[part], walked, schedule))
+        return space, z_0
 
-    def latents(self, space: LatentSpace, solver: str, grid: str | None, steps: int) -> Tensor:
-        schedule = space.schedule
-        walked = times(schedule.T, steps, grid, schedule) if grid else space.times(steps)
-        with torch.no_grad():
-            return final(SOLVERS[solver](space.model, self.z_T, walked, schedule))
+    def drawn(self, lever: Lever) -> Tensor:
+        """The latents of all pictures."""
+        starts = range(0, self.pictures, self.batch)
+        parts = [self.latents(lever, slice(k, k + self.batch)) for k in starts]
+        return torch.cat([z_0 for _, z_0 in parts])
 
     def baseline(self) -> Tensor:
-        pipe = self.bundle(torch.float32, False).pipe
-        options = {"guidance_scale": SCALE, "latents": self.z_T, "output_type": "pt"}
-        return pipe(self.prompts, num_inference_steps=50, **options).images
+        """The first batch, as diffusers draws it."""
+        pipe, part = self.bundle(torch.float32, False).pipe, slice(self.batch)
+        options = {"guidance_scale": SCALE, "latents": self.z_T[part], "output_type": "pt"}
+        return pipe(self.prompts[part], num_inference_steps=50, **options).images
 
-    def run(self, lever: Lever) -> tuple[Tensor, Tensor]:
-        """Latents and pictures, as the baseline makes them: from the prompts on."""
-        space = self.space(lever.dtype, lever.compiled)
-        unet = self.bundle(lever.dtype, lever.compiled).pipe.unet
-        with DeepCache(unet, lever.interval) if lever.interval > 1 else nullcontext():
-            z = self.latents(space, lever.solver, lever.grid, lever.steps)
-        return z, space.decode(z)
+    def run(self, lever: Lever) -> Tensor:
+        """The first batch as the baseline draws it: from prompts to pictures."""
+        space, z_0 = self.latents(lever, slice(self.batch))
+        return space.decode(z_0)
 
     def row(self, lever: Lever, pairs: int) -> dict[str, float]:
-        z, x = self.run(lever)
+        z_0 = self.drawn(lever)
+        x_0 = self.bundle(torch.float32, False).space("").decode(z_0).clamp(-1, 1)
         close = {
-            "error": relative_error(z, self.end),
-            "psnr": psnr(x.clamp(-1, 1)[None], self.pictures[None]).item(),
+            "error": relative_error(z_0, self.end),
+            "psnr": psnr(x_0[None], self.x_0[None]).item(),
         }
         times = compare(self.baseline, lambda: self.run(lever), pairs=pairs, calls=1)
         ratios = {key: times[f"ratio_{key}"] for key in ("median", "min", "max")}
@@ -141,8 +161,9 @@ def header(bench: Bench, model: str, device: str) -> dict[str, Any]:
 
 def measure(bench: Bench, table: dict[str, Any], pairs: int, names: list[str]) -> None:
     """Add the rows that ``table`` does not have, each saved when it is done."""
-    common = {"batch": len(bench.prompts), "isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "native")}
-    done = [{key: row[key] for key in ("lever", *common)} for row in table["rows"]]
+    shape = {"batch": bench.batch, "pictures": bench.pictures}
+    common = {**shape, "isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "native")}
+    done = [{key: row.get(key) for key in ("lever", *common)} for row in table["rows"]]
     for name in names:
         key = {"lever": name, **common}
         if key in done:
@@ -160,11 +181,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--model", default="emoji", help="a latent model (default emoji)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=4, help="pictures in a run (default 4)")
+    parser.add_argument("--batch", type=int, default=4, help="pictures at a time (default 4)")
+    parser.add_argument(
+        "--pictures", type=int, default=32, help="pictures that errors are taken of (default 32)"
+    )
     parser.add_argument("--pairs", type=int, default=7, help="pairs of runs (default 7)")
     parser.add_argument("--only", nargs="+", choices=LEVERS, help="these levers alone")
     arguments = parser.parse_args(argv)
-    bench = Bench(arguments.model, arguments.batch, arguments.device)
+    bench = Bench(arguments.model, arguments.batch, arguments.pictures, arguments.device)
     table = header(bench, arguments.model, arguments.device)
     if TABLE.exists():
         old = json.loads(TABLE.read_text(encoding="utf-8"))
