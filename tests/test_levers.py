@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from ddim_tutorial.sampling import sample
 from parts import tiny_pipeline
 from tools import levers
 
@@ -65,7 +66,8 @@ def test_the_error_is_of_all_pictures_and_the_time_of_one_batch(model):
     bench = levers.Bench(model, 1, 2, "cpu")
     lever = levers.Lever(steps=2)
     both = bench.drawn(lever)
-    _, second = bench.latents(lever, slice(1, 2))
+    space = bench.bundle(torch.float32, False).space(bench.prompts[1:], scale=levers.SCALE)
+    second = sample(space.model, bench.z_T[1:], space.times(2), space.schedule)
     assert len(both) == 2 and torch.equal(both[1:], second)
     assert len(bench.run(lever)) == len(bench.baseline()) == 1
     with pytest.raises(ValueError, match="pictures=3: the last batch would not be of 2"):
