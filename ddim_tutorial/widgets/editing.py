@@ -25,9 +25,9 @@ def editing_explorer(
     source: str,
     target: str,
     *,
-    method: str = "exact inversion",
+    method: str = "naive inversion",
     enter: int | None = None,
-    scale: float = 1.5,
+    scale: float = 2.0,
     S: int = 20,
 ) -> VBox:
     """A held-out picture and its edit, with what is kept of it: the PSNR in dB and the structure
