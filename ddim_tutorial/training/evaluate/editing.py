@@ -145,7 +145,7 @@ def plan() -> list[Row]:
     coupled = [f"{name} inversion" for name in ("EDICT", "BDIA")]
     rows += [{"method": m, "scale": s} for m in names for s in (1.0, 1.5, 2.0, 4.0)]
     rows += [{"method": m, "scale": s} for m in coupled for s in (1.0, 2.0, 4.0)]
-    rows += [{"method": names[1], "enter": t} for t in range(400, 1000, 100)]
+    rows += [{"method": m, "enter": t} for m in names for t in range(400, 1000, 100)]
     rows += [{"method": "negative prompt", "scale": s} for s in (2.0, 4.0)]
     rows += [{"method": nulls[1]}]
     for method in ("edit-friendly", "FlowEdit"):
