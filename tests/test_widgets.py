@@ -393,7 +393,8 @@ def test_editing_explorer_follows_every_control(tmp_path, monkeypatch):
         widgets.editing, "image_grid", lambda x, titles, **how: shown.append((x, titles, how))
         or grids.image_grid(x, titles, **how)
     )  # fmt: skip
-    box = widgets.editing_explorer(bundle, texts[0], texts[0], scale=1.0, S=10)
+    options = {"method": "exact inversion", "scale": 1.0, "S": 10}
+    box = widgets.editing_explorer(bundle, texts[0], texts[0], **options)
     controls, picture = by_name(box), box.children[-1]
     assert list(controls) == ["source", "target", "method", "enter", "scale"]
     (before, after), titles, how = shown[-1]
