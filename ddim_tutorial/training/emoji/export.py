@@ -94,8 +94,8 @@ WEAKNESSES = (
     "One object on white; no scenes, no counting, no text, no people.",
     "It misses the style asked for in one picture of five, and in nearly half of the pairs of style"
     " and object that it has not seen.",
-    "Nearly all weight of its cross-attention rests on the start of the text (attention.png), so"
-    " that maps of words show little.",
+    "Most weight of its cross-attention rests on the start and on the padding of the text"
+    " (attention.png), so that maps of words hold little.",
 )
 COMMANDS = [
     *(
