@@ -42,6 +42,13 @@ def test_a_stopped_table_goes_on_and_another_processor_gets_rows_of_its_own(
         ("our loop", "native"), ("bf16", "native"), ("our loop", "AVX2"),
     ]  # fmt: skip
     assert capsys.readouterr().out.count("\n") == 3
+    levers.main([*command, "--pictures", "6"])  # it had fewer: measured again, in its place
+    rows = json.loads(table.read_text())["rows"]
+    assert [(row["isa"], row["pictures"]) for row in rows] == [
+        ("native", 4), ("native", 4), ("AVX2", 6),
+    ]  # fmt: skip
+    levers.main(command)
+    assert json.loads(table.read_text())["rows"] == rows
     old = json.loads(table.read_text()) | {"unet_sha256": "of other weights"}
     table.write_text(json.dumps(old))
     levers.main(command)
