@@ -206,3 +206,7 @@ def test_the_readme_lists_every_notebook():
         for path in paths
     )
     assert "not measured" not in listed
+
+
+def test_a_stated_time_is_rounded_up():
+    assert measured_figures.summary({"seconds": 8.9, "peak_gib": 0.44}) == "0.2 min, 0.4 GiB"
