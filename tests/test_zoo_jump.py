@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from ddim_tutorial import sample, zoo
+from ddim_tutorial.predict import eps_from
 from ddim_tutorial.training.jump import new_network
 from ddim_tutorial.training.lora import save_jump
 from ddim_tutorial.zoo.jump import LORA, WHOLE
@@ -75,6 +76,22 @@ def test_a_lora_is_read_as_diffusers_and_peft_read_it(sd, tmp_path):
         path.unlink()
 
 
+def test_what_it_answers_is_in_its_file(px, sd):
+    folder, unet = px
+    save_jump(unet, folder, 1.0, "v_prediction")
+    (folder / "card.json").unlink()
+    fast = zoo.load(folder, "cpu", fast=True)
+    x, t = torch.randn(2, 2, 8, 8), torch.tensor([1000, 5])
+    wanted = eps_from("v_prediction", x, unet(x, t - 1).sample, t, fast.schedule)
+    assert relative(fast.model(x, t), wanted) < 2e-3 < relative(fast.model(x, t), unet(x, t - 1)[0])
+    path = save_jump(zoo.load(sd, "cpu").pipe.unet, sd, 4.0, "v_prediction")
+    try:
+        with pytest.raises(ValueError, match="its prediction is 'v_prediction', wanted 'epsilon'"):
+            zoo.load(sd, "cpu", fast=True)
+    finally:
+        path.unlink()
+
+
 def test_guidance_is_folded_in_and_not_asked_again(sd):
     path = save_jump(zoo.load(sd, "cpu").pipe.unet, sd, 4.0)
     try:
@@ -116,6 +133,11 @@ def without_first(tensors):
     ("edit", "metadata", "message"),
     [
         (dict, {"format": "pt"}, "does not say which guidance"),
+        (
+            dict,
+            {"scale": "1.0", "prediction": "flow"},
+            "its prediction is 'flow', wanted 'epsilon' or 'v_prediction' or 'sample'",
+        ),
         (without_first, None, r"it lacks .* \(1 such\)"),
         (
             lambda t: t | {"new.weight": torch.ones(2)},

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ddim_tutorial.consistency import consistency_function, pseudo_huber, self_consistency
 from ddim_tutorial.guidance import cfg_batched
-from ddim_tutorial.predict import EpsModel, add_noise
+from ddim_tutorial.predict import EpsModel, add_noise, eps_from
 from ddim_tutorial.sampling import ddim_step
 from ddim_tutorial.schedule import Schedule
 from ddim_tutorial.training.ends import Pool, fill_pool
@@ -56,15 +56,21 @@ class Teacher(NamedTuple):
 
 
 class Unet(nn.Module):
-    """A U-Net of diffusers as (x_t, t, condition) -> eps: t from 1 on, where it counts from 0."""
+    """A U-Net of diffusers as (x_t, t, condition) -> eps: t from 1 on, where it counts from 0.
+    ``prediction``: what it answers, on a ``schedule``; None for epsilon."""
 
-    def __init__(self, unet: nn.Module):
+    def __init__(
+        self, unet: nn.Module, prediction: str = "epsilon", schedule: Schedule | None = None
+    ):
         super().__init__()
-        self.unet = unet
+        self.unet, self.prediction, self.schedule = unet, prediction, schedule
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
-        return self.unet(x_t, t - 1, condition).sample
+        answer = self.unet(x_t, t - 1, condition).sample
+        if self.schedule is None:
+            return answer
+        return eps_from(self.prediction, x_t, answer, t, self.schedule)
 
 
 class Student(nn.Module):
@@ -129,7 +135,10 @@ class Options(NamedTuple):
     """How long and how to learn. steps: updates; walks, solver_steps: of recipe "ends", how many
     are solved first and in how many steps; stride, decay: of recipe "distillation", the times of
     the teacher's step (50: t = 1000, 750, 500 and 250 are among them, where four jumps start) and
-    how slowly the target follows; rank: of a LoRA, 0 trains all weights."""
+    how slowly the target follows; rank: of a LoRA, 0 trains all weights; prediction: what the
+    student answers. An error of its epsilon is multiplied by sqrt((1 - ab) / ab) in the jump, 157
+    at the end of ``linear()``, one of its v by sqrt(1 - ab) (Salimans & Ho 2022, arXiv:2202.00512,
+    sec. 4); but v is what a teacher of epsilon answers only where ab is near 1."""
 
     recipe: str
     steps: int = 4000
@@ -140,6 +149,7 @@ class Options(NamedTuple):
     stride: int = 50
     decay: float = 0.95
     rank: int = 0
+    prediction: str = "epsilon"
     seed: int = 0
 
 
@@ -186,7 +196,7 @@ def claim(folder: Path, options: Options, teacher: Teacher) -> None:
     path = folder / "jump.json"
     mine: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("recipe", "rank", "batch", "solver_steps", "stride", "decay")
+        for name in ("recipe", "rank", "prediction", "batch", "solver_steps", "stride", "decay")
     }
     mine |= {"scale": teacher.scale, "grid": teacher.grid, "teacher": teacher.sha256}
     old = json.loads(path.read_text()) if path.exists() else mine

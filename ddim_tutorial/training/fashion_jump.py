@@ -66,7 +66,8 @@ def train_consistency(
     precision = mixed_precision() if precision is None else precision
     guided = teacher(folder, data, scale)
     unet = zoo.load(folder, dtype=torch.float32, device="cpu").unet
-    network = new_network(unet, options.rank).to(memory_format=torch.channels_last)
+    network = new_network(unet, options.rank, options.prediction, guided.schedule)
+    network = network.to(memory_format=torch.channels_last)
     labels = torch.arange(NULL).repeat(3)
     x_T = torch.randn(len(labels), 1, 32, 32, generator=torch.Generator().manual_seed(0))
     into = runs / f"jump-{options.recipe}"
@@ -98,6 +99,12 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("consistency")
     add_options(training, scale=1.0, steps=8000, batch=64)
+    training.add_argument(
+        "--prediction",
+        choices=["epsilon", "v_prediction"],
+        default="v_prediction",
+        help="what the student answers (default: %(default)s)",
+    )
     training.add_argument("--data", type=Path, default=DATA, help="folder of the four .gz files")
     exporting = commands.add_parser("export")
     exporting.add_argument("--recipe", choices=RECIPES, required=True)

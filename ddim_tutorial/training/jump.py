@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
+from ddim_tutorial.schedule import Schedule
 from ddim_tutorial.training.arguments import fraction, natural, positive
 from ddim_tutorial.training.checkpoint import read_average
 from ddim_tutorial.training.consistency import RECIPES, Options, Unet
@@ -18,7 +19,8 @@ from ddim_tutorial.zoo.weights import DIFFUSERS, find_weights
 
 
 def add_options(parser: argparse.ArgumentParser, scale: float, **defaults: Any) -> None:
-    """The fields of :class:`Options`, "scale" and "precision" as options of a command."""
+    """The fields of :class:`Options` but "prediction", "scale" and "precision" as options of a
+    command."""
     usual = Options._field_defaults | defaults
     kinds = {
         "steps": (positive, "updates"),
@@ -42,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser, scale: float, **defaults: Any) 
 
 def taken_options(given: dict[str, Any]) -> Options:
     """The Options among a command's arguments, which they leave."""
-    return Options(**{name: given.pop(name) for name in Options._fields})
+    return Options(**{name: given.pop(name) for name in Options._fields if name in given})
 
 
 def sha256_of(folder: Path) -> str:
@@ -50,13 +52,15 @@ def sha256_of(folder: Path) -> str:
     return file_sha256(*find_weights(folder / "unet", DIFFUSERS).paths)
 
 
-def new_network(unet: nn.Module, rank: int) -> Unet:
+def new_network(
+    unet: nn.Module, rank: int, prediction: str = "epsilon", schedule: Schedule | None = None
+) -> Unet:
     """The network that learns, from the teacher's U-Net in memory of its own."""
     if rank:
         add_lora(unet, rank)
     else:
         unet.requires_grad_(True)
-    return Unet(unet)
+    return Unet(unet, prediction, schedule)
 
 
 def export_jump(run: Path, unet: nn.Module, folder: Path, command: str) -> Path:
@@ -79,7 +83,7 @@ def export_jump(run: Path, unet: nn.Module, folder: Path, command: str) -> Path:
         )
     network = new_network(unet, claims["rank"])
     network.load_state_dict(read_average(state, "network."))
-    path = save_jump(network.unet, folder, claims["scale"])
+    path = save_jump(network.unet, folder, claims["scale"], claims["prediction"])
     entry = claims | summary(run) | {"command": command}
     if hours := round(walking_seconds(run / "ends") / 3600, 2):
         entry["hours of walks"] = hours

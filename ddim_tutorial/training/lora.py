@@ -36,9 +36,10 @@ def add_lora(unet: nn.Module, rank: int) -> None:
         parameter.requires_grad_("lora_" in name)
 
 
-def save_jump(unet: nn.Module, folder: Path, scale: float) -> Path:
+def save_jump(unet: nn.Module, folder: Path, scale: float, prediction: str = "epsilon") -> Path:
     """The file of the learned jump in ``folder``/jump, fp16: of a ``unet`` with a LoRA that alone,
-    else all weights. Its metadata has the guidance ``scale`` that is folded in."""
+    else all weights. Its metadata has the guidance ``scale`` that is folded in and the
+    ``prediction``, what the network answers."""
     weights: dict[str, Any] = unet.state_dict()
     lora = any("lora_" in name for name in weights)
     if lora:
@@ -50,5 +51,5 @@ def save_jump(unet: nn.Module, folder: Path, scale: float) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for other in (LORA, WHOLE):
         (path.parent / other).unlink(missing_ok=True)
-    save_file(half, path, metadata={"format": "pt", "scale": str(scale)})
+    save_file(half, path, metadata={"format": "pt", "scale": str(scale), "prediction": prediction})
     return path

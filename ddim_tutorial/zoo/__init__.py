@@ -18,10 +18,11 @@ import torch
 from ..gan import Generator
 from ..peers import from_scheduler
 from ..pixel import eps_model
+from ..predict import PREDICTIONS
 from .bundle import Bundle, Examples, LatentBundle, null_class, read_examples
 from .card import file_sha256, verify, write_card
 from .hub import ALIASES, DOWNLOAD, VARIABLE, Alias, from_hub, hub_name
-from .jump import find_jump, learn_jump
+from .jump import Learned, find_jump, learn_jump
 from .pipeline import TEXT_ENCODER, UNET, VAE, load_pipeline
 from .scheduler import read_scheduler, to_ddim
 from .unet import load_unet, sample_shape, unet_folder
@@ -122,12 +123,13 @@ def load(
     if latent:
         component = folder / "unet"
         pipe = load_pipeline(folder, device, dtype)
+        prediction = pipe.scheduler.config.prediction_type
         return LatentBundle(
             pipe=pipe,
             schedule=from_scheduler(pipe.scheduler),
             shape=sample_shape(pipe.unet.config, component / "config.json"),
             sha256=_sha256(component, jump),
-            scale=learn_jump(pipe.unet, jump) if jump else None,
+            scale=learn_jump(pipe.unet, jump, (prediction,)).scale if jump else None,
             **common,
         )
     return _pixel_bundle(folder, jump, common)
@@ -140,13 +142,17 @@ def _pixel_bundle(folder: Path, jump: Path | None, common: dict[str, Any]) -> Bu
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if component == folder and not scheduler.exists():
         scheduler = folder / "scheduler_config.json"
+    schedule = from_scheduler(read_scheduler(scheduler, ("epsilon",)))
+    learned = learn_jump(unet, jump, PREDICTIONS) if jump else Learned(None, "epsilon")
+    asked = {"prediction": learned.prediction, "schedule": schedule}
     return Bundle(
         unet=unet,
-        model=eps_model(unet, null_class=null_class(common["card"])),
-        schedule=from_scheduler(read_scheduler(scheduler, ("epsilon",))),
+        model=eps_model(unet, null_class=null_class(common["card"]), **asked),
+        schedule=schedule,
         shape=sample_shape(unet.config, component / "config.json"),
         sha256=_sha256(component, jump),
-        scale=learn_jump(unet, jump) if jump else None,
+        scale=learned.scale,
+        prediction=learned.prediction,
         **common,
     )
 

@@ -41,7 +41,7 @@ class Bundle:
     ``model`` is the network without a condition (the null class); ``shape`` is (C, H, W);
     ``sha256`` is that of the diffusion weights, for the provenance of figures; ``examples`` is None
     where the folder has none; ``scale`` is the guidance that a learned jump has folded in, None for
-    a noise model.
+    a noise model; ``prediction`` is what ``unet`` answers, as diffusers' ``prediction_type``.
     """
 
     name: str
@@ -56,11 +56,18 @@ class Bundle:
     dtype: torch.dtype
     sha256: str
     scale: float | None = None
+    prediction: str = "epsilon"
 
     def conditional(self, labels: Labels) -> EpsModel:
         """The model for ``labels``: (B,) int or one int for all; None is the null class."""
         labels = labels.to(self.device) if isinstance(labels, Tensor) else labels
-        return eps_model(self.unet, labels=labels, null_class=null_class(self.card))
+        return eps_model(
+            self.unet,
+            labels=labels,
+            null_class=null_class(self.card),
+            prediction=self.prediction,
+            schedule=self.schedule,
+        )
 
     @cached_property
     def classifier(self) -> Classifier:

@@ -2,6 +2,7 @@
 the ODE (training.consistency), as a whole or as a LoRA, in the model's folder ``jump/``."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -13,6 +14,14 @@ FOLDER = "jump"
 # as diffusers calls them: pipe.load_lora_weights(folder / "jump") reads the LoRA too
 WHOLE, LORA = f"{DIFFUSERS}.safetensors", "pytorch_lora_weights.safetensors"
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+
+
+class Learned(NamedTuple):
+    """What a learned jump says of itself. scale: the guidance that it has folded in, None for a
+    noise model; prediction: what its network answers, as diffusers' ``prediction_type``."""
+
+    scale: float | None
+    prediction: str
 
 
 def find_jump(folder: Path) -> Path:
@@ -27,12 +36,19 @@ def find_jump(folder: Path) -> Path:
     )
 
 
-def learn_jump(unet: nn.Module, path: Path) -> float:
-    """Put the weights in ``path`` into ``unet``, in place; the guidance scale that they have folded
-    in. ValueError, naming the file, where they are not those of a learned jump of this network."""
+def learn_jump(unet: nn.Module, path: Path, predictions: tuple[str, ...]) -> Learned:
+    """Put the weights in ``path`` into ``unet``, in place. predictions: those that the caller can
+    use. ValueError, naming the file, where they are not those of a learned jump of this network, or
+    of another prediction."""
     tensors = load_tensors(path)
     with safe_open(path, "pt") as file:
-        scale = (file.metadata() or {}).get("scale")
+        metadata = file.metadata() or {}
+    scale, prediction = metadata.get("scale"), metadata.get("prediction", "epsilon")
+    if prediction not in predictions:
+        raise ValueError(
+            f"{path}: its prediction is {prediction!r}, wanted"
+            f" {' or '.join(map(repr, predictions))}; {AGAIN}"
+        )
     if scale is None:
         raise ValueError(
             f"{path}: it does not say which guidance it has folded in, wanted a learned jump as the"
@@ -51,7 +67,7 @@ def learn_jump(unet: nn.Module, path: Path) -> float:
     if path.name == WHOLE and (missing := network.keys() - tensors.keys()):
         raise ValueError(f"{path}: it lacks {min(missing)} ({len(missing)} such); {AGAIN}")
     unet.load_state_dict(tensors, strict=False)
-    return float(scale)
+    return Learned(float(scale), prediction)
 
 
 @torch.no_grad()
