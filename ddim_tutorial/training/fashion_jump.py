@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("consistency")
-    add_options(training, scale=1.0, steps=8000, batch=64)
+    add_options(training, scale=1.0, steps=4000, batch=64, walks=8192)
     training.add_argument(
         "--prediction",
         choices=["epsilon", "v_prediction"],
