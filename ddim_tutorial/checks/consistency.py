@@ -8,10 +8,14 @@ from torch import Tensor
 from .judge import Claim, draw, judge
 
 
+def _numbers(pair: tuple[Tensor | float, Tensor | float]) -> Tensor:
+    return torch.tensor([float(number) for number in pair], dtype=torch.float64)
+
+
 @judge
-def check_boundary(fn: Callable[[float], tuple[float, float]]) -> Iterator[Claim]:
-    """Judge ``fn(ab_t) -> (c_skip, c_out)`` of f = c_skip x_t + c_out eps, the jump of a noise
-    model, written so that f(x_0, 0) = x_0 whatever the network says."""
+def check_boundary(fn: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Iterator[Claim]:
+    """Judge ``fn(ab_t) -> (c_skip, c_out)``, of one number in a tensor: f = c_skip x_t + c_out eps,
+    the jump of a noise model, written so that f(x_0, 0) = x_0 whatever the network says."""
     for ab_t, claim in (
         (0.25, "alpha_bar = 0.25: c_skip = 2, c_out = -sqrt(3)"),
         (0.8, "alpha_bar = 0.8"),
@@ -20,7 +24,7 @@ def check_boundary(fn: Callable[[float], tuple[float, float]]) -> Iterator[Claim
         scale, noise = ab_t**-0.5, (1 / ab_t - 1) ** 0.5
         yield Claim(
             claim,
-            lambda ab_t=ab_t: torch.tensor([float(c) for c in fn(ab_t)], dtype=torch.float64),
+            lambda ab_t=ab_t: _numbers(fn(torch.tensor(ab_t, dtype=torch.float64))),
             torch.tensor([scale, -noise], dtype=torch.float64),
             {
                 "the sign of c_out is wrong": torch.tensor([scale, noise]),

@@ -32,7 +32,8 @@ def find_jump(folder: Path) -> Path:
     raise ValueError(
         f"{folder.name}: got fast=True, and {folder / FOLDER} has neither {LORA} nor {WHOLE}: this"
         " model has no learned jump. Leave fast out, or train one (python -m"
-        " ddim_tutorial.training.emoji consistency, or ... .training.fashion_jump consistency)"
+        " ddim_tutorial.training.emoji consistency, then export-jump; or ... .training.fashion_jump"
+        " consistency, then export)"
     )
 
 
