@@ -53,7 +53,12 @@ WRONG = [
     ("boundary", lambda ab: (1.0, boundary(ab)[1]), "c_skip is 1 everywhere"),
     ("boundary", lambda ab: (ab**0.5, (1 - ab) ** 0.5), "those of adding noise"),
     ("self_consistency", flowing, "runs into the target as well"),
-    ("self_consistency", lambda *given: flowing(*given).detach(), "raised|cannot be judged"),
+    ("self_consistency", lambda *given: flowing(*given).detach(), "no gradient reaches f"),
+    (
+        "self_consistency",
+        lambda f, target, x_t, t, x_s, s: (f(x_t, t).detach() - target(x_s, s)).square().mean(),
+        "the gradient reaches the target, and not f",
+    ),
     (
         "self_consistency",
         lambda f, target, *given: self_consistency(f, f, *given),

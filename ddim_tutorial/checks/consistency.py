@@ -56,6 +56,8 @@ def check_self_consistency(fn: Callable[..., Tensor]) -> Iterator[Claim]:
 
     def gradient() -> Tensor:
         loss = fn(f, target, x_t, t, x_s, s)
+        if not loss.requires_grad:
+            return torch.zeros(2)
         found = torch.autograd.grad(loss, (w, v), allow_unused=True, materialize_grads=True)
         return torch.stack(found)
 
@@ -81,7 +83,8 @@ def check_self_consistency(fn: Callable[..., Tensor]) -> Iterator[Claim]:
         torch.stack([own, torch.zeros_like(own)]),
         {
             "the gradient runs into the target as well": torch.stack([own, flows]),
-            "the gradient stops at f": torch.zeros(2),
+            "no gradient reaches f": torch.zeros(2),
+            "the gradient reaches the target, and not f": torch.stack([0 * own, flows]),
         },
     )
 
