@@ -37,6 +37,14 @@ def check_boundary(fn: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Iterator[Cl
         )
 
 
+def _gradients(loss: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """Of a loss in each of the scalar ``weights``; zeros where it has none."""
+    if not loss.requires_grad:
+        return torch.zeros(len(weights))
+    found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    return torch.stack(found)
+
+
 @judge
 def check_self_consistency(fn: Callable[..., Tensor]) -> Iterator[Claim]:
     """Judge ``fn(f, target, x_t, t, x_s, s) -> loss``, the mean square of f(x_t, t) - target(x_s,
@@ -53,13 +61,6 @@ def check_self_consistency(fn: Callable[..., Tensor]) -> Iterator[Claim]:
 
     def square(one: Tensor, other: Tensor) -> Tensor:
         return (one - other).square().mean().detach()
-
-    def gradient() -> Tensor:
-        loss = fn(f, target, x_t, t, x_s, s)
-        if not loss.requires_grad:
-            return torch.zeros(2)
-        found = torch.autograd.grad(loss, (w, v), allow_unused=True, materialize_grads=True)
-        return torch.stack(found)
 
     ends = f(x_t, t), target(x_s, s)
     yield Claim(
@@ -79,7 +80,7 @@ def check_self_consistency(fn: Callable[..., Tensor]) -> Iterator[Claim]:
     flows = (-2 * apart * x_s).mean()
     yield Claim(
         "its gradient reaches f, and not the target",
-        gradient,
+        lambda: _gradients(fn(f, target, x_t, t, x_s, s), (w, v)),
         torch.stack([own, torch.zeros_like(own)]),
         {
             "the gradient runs into the target as well": torch.stack([own, flows]),
