@@ -11,7 +11,7 @@ from parts import judged
 
 
 def boundary(ab_t):
-    return 1 / math.sqrt(ab_t), -math.sqrt(1 - ab_t) / math.sqrt(ab_t)
+    return 1 / ab_t.sqrt(), -(1 - ab_t).sqrt() / ab_t.sqrt()  # as with every other ab_t
 
 
 def self_consistency(f, target, x_t, t, x_s, s):
