@@ -132,22 +132,26 @@ def test_without_memory_and_past_it_is_the_plain_iteration():
     )
 
 
-def test_a_step_starts_along_the_eps_that_solved_the_one_before():
-    grid, asked = [300, 200, 100], []
+def test_a_step_starts_along_the_line_through_the_last_two_eps():
+    """The second step along the one eps that there is, the third along those of t = 100 and 200,
+    continued in time: uneven steps tell the line from the mere last difference."""
+    grid, asked = [450, 200, 100, 50], []
 
     def spy(x, t):
         asked.append((t[0].item(), x))
         return EVERYTHING(x, t)
 
-    found = invert_exact(spy, data(), grid, SCHEDULE)
-    first = [x for t, x in asked if t == 200]
-    start = next(x for t, x in asked if t == 300)
+    found = invert_exact(spy, data(), grid, SCHEDULE, tol=1e-12)
     alpha, sigma = SCHEDULE.alpha_bar.sqrt(), (1 - SCHEDULE.alpha_bar).sqrt()
-    x_200 = invert_exact(EVERYTHING, data(), grid[1:], SCHEDULE).x_T
-    eps = EVERYTHING(first[-1], torch.full((8,), 200))
-    wanted = alpha[300] * (x_200 - sigma[200] * eps) / alpha[200] + sigma[300] * eps
-    torch.testing.assert_close(start, wanted, rtol=0, atol=1e-6)
-    assert not torch.allclose(start, x_200, atol=1e-2) and found.evaluations == len(asked)
+    solved = {t: [x for at, x in asked if at == t][-1] for t in (200, 100)}
+    eps = {t: EVERYTHING(x, torch.full((8,), t)) for t, x in solved.items()}
+    line = eps[200] + (450 - 200) / (200 - 100) * (eps[200] - eps[100])
+    for s, t, along in ((100, 200, eps[100]), (200, 450, line)):
+        start = next(x for at, x in asked if at == t)
+        wanted = alpha[t] * (solved[s] - sigma[s] * along) / alpha[s] + sigma[t] * along
+        torch.testing.assert_close(start, wanted, rtol=0, atol=1e-6)
+        assert not torch.allclose(start, solved[s], atol=1e-2)
+    assert found.evaluations == len(asked)
 
 
 @pytest.mark.parametrize("method", [invert_exact, invert_dpmpp_2m])
@@ -156,7 +160,8 @@ def test_the_state_keeps_its_precision_where_eps_has_more(method):
         assert x.dtype == torch.float32
         return EVERYTHING(x, t).double()  # as a network that predicts v
 
-    trip = round_trip(precise, data().float(), times(1000, 20), SCHEDULE, method)
+    invert = functools.partial(method, tol=3e-7)
+    trip = round_trip(precise, data().float(), times(1000, 20), SCHEDULE, invert)
     assert trip.inversion.x_T.dtype == torch.float32 and trip.max <= 1e-5
 
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ddim_tutorial.files import write_whole
 from ddim_tutorial.latent import LatentSpace
 from ddim_tutorial.metrics import psnr, relative_error
 from ddim_tutorial.noise import generators, randn
+from ddim_tutorial.predict import EpsModel
 from ddim_tutorial.sampling import final
 from ddim_tutorial.solvers import END, SOLVERS
 from ddim_tutorial.spacing import times
@@ -37,7 +38,8 @@ SCALE = 4.0
 
 @dataclass(frozen=True)
 class Lever:
-    """A way to run the model: None for a grid is the pipeline's own, as the baseline has it."""
+    """A way to run the model: None for a grid is the pipeline's own, as the baseline has it.
+    ``guided``: the times t of low < t <= high, outside of which the prompt alone is asked."""
 
     solver: str = "ddim"
     grid: str | None = None
@@ -45,34 +47,49 @@ class Lever:
     dtype: torch.dtype = torch.float32
     compiled: bool = False
     interval: int = 1
+    guided: tuple[int, int] = (0, 1000)
 
 
 BF16 = torch.bfloat16
+COMPILER = {"freezing": True, "cpp_wrapper": True}
+KARRAS = {steps: Lever("dpmpp_2m", "karras", steps) for steps in (20, 15, 10)}
+PARTLY = replace(KARRAS[10], guided=(300, 1000))
 LEVERS = {
     "our loop": Lever(),
     "DeepCache, interval 2": Lever(interval=2),
     "DeepCache, interval 3": Lever(interval=3),
     "DeepCache, interval 5": Lever(interval=5),
+    "bf16": Lever(dtype=BF16),
+    "compiled": Lever(compiled=True),
+    "compiled, bf16": Lever(dtype=BF16, compiled=True),
     "DPM-Solver++ 2M, 20": Lever("dpmpp_2m", "ays", 20),
     "DPM-Solver++ 2M, 20, DeepCache 2": Lever("dpmpp_2m", "ays", 20, interval=2),
-    "DPM-Solver++ 2M, 20, Karras": Lever("dpmpp_2m", "karras", 20),
-    "DPM-Solver++ 2M, 16, Karras": Lever("dpmpp_2m", "karras", 16),
-    "DPM-Solver++ 2M, 14, Karras": Lever("dpmpp_2m", "karras", 14),
-    "DPM-Solver++ 2M, 10, Karras": Lever("dpmpp_2m", "karras", 10),
+    "DPM-Solver++ 2M, 20, Karras": KARRAS[20],
+    "DPM-Solver++ 2M, 15, Karras": KARRAS[15],
+    "DPM-Solver++ 2M, 15, Karras, bf16": replace(KARRAS[15], dtype=BF16),
+    "DPM-Solver++ 2M, 15, Karras, compiled": replace(KARRAS[15], compiled=True),
+    "DPM-Solver++ 2M, 15, Karras, compiled, bf16": replace(KARRAS[15], compiled=True, dtype=BF16),
     "DPM-Solver++ 2M, 10": Lever("dpmpp_2m", "ays", 10),
-    "bf16": Lever(dtype=BF16),
-    "DPM-Solver++ 2M, 20, bf16": Lever("dpmpp_2m", "ays", 20, BF16),
-    "DPM-Solver++ 2M, 10, bf16": Lever("dpmpp_2m", "ays", 10, BF16),
-    "DPM-Solver++ 2M, 16, Karras, bf16": Lever("dpmpp_2m", "karras", 16, BF16),
-    "compiled": Lever(compiled=True),
-    "DPM-Solver++ 2M, 16, Karras, compiled": Lever("dpmpp_2m", "karras", 16, compiled=True),
-    "DPM-Solver++ 2M, 14, Karras, compiled": Lever("dpmpp_2m", "karras", 14, compiled=True),
-    "DPM-Solver++ 2M, 10, Karras, compiled": Lever("dpmpp_2m", "karras", 10, compiled=True),
-    "DPM-Solver++ 2M, 10, compiled": Lever("dpmpp_2m", "ays", 10, compiled=True),
-    "compiled, bf16": Lever(dtype=BF16, compiled=True),
-    "DPM-Solver++ 2M, 20, compiled, bf16": Lever("dpmpp_2m", "ays", 20, BF16, compiled=True),
-    "DPM-Solver++ 2M, 10, compiled, bf16": Lever("dpmpp_2m", "ays", 10, BF16, compiled=True),
+    "DPM-Solver++ 2M, 10, Karras": KARRAS[10],
+    "DPM-Solver++ 2M, 10, Karras, compiled": replace(KARRAS[10], compiled=True),
+    "DPM-Solver++ 2M, 10, Karras, guided above t = 300": PARTLY,
+    "DPM-Solver++ 2M, 10, Karras, guided above t = 300, compiled": replace(PARTLY, compiled=True),
+    "DPM-Solver++ 2M, 10, Karras, guided above t = 300, compiled, bf16": replace(
+        PARTLY, compiled=True, dtype=BF16
+    ),
 }
+
+
+def partly_guided(space: LatentSpace, low: int, high: int) -> EpsModel:
+    """The guided model for low < t <= high, elsewhere that of the prompt alone (Kynkäänniemi et al.
+    2024, arXiv:2404.07724)."""
+
+    def eps(z_t: Tensor, t: Tensor) -> Tensor:
+        if low < t[0] <= high:
+            return space.model(z_t, t)
+        return space.network(z_t, t, space.condition)
+
+    return eps
 
 
 class Bench:
@@ -101,7 +118,7 @@ class Bench:
                 raise ValueError(f"model: {self.model} is a model of pixels, wanted a latent one")
             if compiled:
                 unet = bundle.pipe.unet.to(memory_format=torch.channels_last)
-                bundle.pipe.unet = torch.compile(unet, options={"freezing": True})
+                bundle.pipe.unet = torch.compile(unet, dynamic=False, options=COMPILER)
             self.loaded[dtype, compiled] = bundle
         return self.loaded[dtype, compiled]
 
@@ -113,9 +130,10 @@ class Bench:
         walked = space.times(lever.steps)
         if lever.grid:
             walked = times(schedule.T, lever.steps, lever.grid, schedule)
+        model = partly_guided(space, *lever.guided)
         with DeepCache(unet, lever.interval) if lever.interval > 1 else nullcontext():
             with torch.no_grad():
-                z_0 = final(SOLVERS[lever.solver](space.model, self.z_T[part], walked, schedule))
+                z_0 = final(SOLVERS[lever.solver](model, self.z_T[part], walked, schedule))
         return space, z_0
 
     def drawn(self, lever: Lever) -> Tensor:

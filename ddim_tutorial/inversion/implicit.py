@@ -105,6 +105,15 @@ def step_back(
     return evaluate
 
 
+def _foretold(past: Sequence[tuple[int, Tensor]], t: int) -> Tensor:
+    """The eps at t on the line, in time, through the last two solved; the last, if it is alone."""
+    s, eps = past[-1]
+    if len(past) == 1:
+        return eps
+    r, before = past[-2]
+    return eps + (t - s) / (s - r) * (eps - before)
+
+
 def solved_steps(
     model: EpsModel,
     x: Images,
@@ -116,15 +125,17 @@ def solved_steps(
     warm: bool,
 ) -> Iterator[tuple[Images, InversionStep]]:
     """Solve step after step: the state at each time of ``up`` but the first, and what it cost.
-    warm: start along the eps that solved the step before, not at the known state."""
-    eps = None
+    warm: start along the eps that the steps before foretell, not at the known state."""
+    past: deque[tuple[int, Tensor]] = deque(maxlen=2)
     for s, t in pairwise(up):
         z = x
-        if eps is not None:
-            z, _ = ddim_step(x, eps, schedule.level(s), schedule.level(t))
+        if past:
+            z, _ = ddim_step(x, _foretold(past, t), schedule.level(s), schedule.level(t))
         evaluate = step_back(model, x, s, t, schedule)
         best, evaluations, residual = solve(evaluate, z, tol, max_iter, memory)
-        x, eps = best.g, best.eps if warm else None
+        x = best.g
+        if warm:
+            past.append((t, best.eps))
         yield x, InversionStep(s, t, evaluations, residual)
 
 
@@ -208,11 +219,11 @@ def invert_exact(
 ) -> Inversion:
     """Exact DDIM inversion as :func:`invert_fixed_point`, in about a third of its evaluations.
 
-    Each image's iteration is accelerated by Anderson's method and starts along the eps that solved
-    the step before. It also solves many steps on which the plain iteration does not contract.
-    memory: how many differences of iterates it remembers; 0 is the plain iteration with this start.
-    Everything else as there: x_0 (B, *dims), times decreasing, the promise, tol, max_iter, what
-    ends a step, and what is said of one that is not solved.
+    Each image's iteration is accelerated by Anderson's method and starts along the eps that lies on
+    one line with those that solved the two steps before. It also solves many steps on which the
+    plain iteration does not contract. memory: how many differences of iterates it remembers; 0 is
+    the plain iteration with this start. Everything else as there: x_0 (B, *dims), times decreasing,
+    the promise, tol, max_iter, what ends a step, and what is said of one that is not solved.
     """
     found = _invert(model, x_0, times, schedule, tol, max_iter, memory, warm=True)
     return told(found, tol)

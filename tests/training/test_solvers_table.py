@@ -21,7 +21,10 @@ X = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0)).double()
 def test_every_row_costs_what_its_s_says():
     rows = {(c["solver"], c["grid"], c["S"]) for c in solvers.plan(8, 1, 1.0)}
     *most, long = solvers.plan(50, 3, 1.0)
-    assert len(most) == 3 * (len(rows) - 1) and {c["pictures"] for c in most} == {50}
+    assert {c["pictures"] for c in most} == {50}
+    of_seed = [{(c["solver"], c["grid"], c["S"]) for c in most if c["seed"] == k} for k in range(3)]
+    again = {(*how, S) for how in solvers.CONTENDERS for S in (5, 10, 20)} | {solvers.END}
+    assert of_seed == [rows - {("ddim", "trailing", 1000)}, again, again] and again < rows
     assert (long["solver"], long["S"], long["seed"], long["pictures"]) == ("ddim", 1000, 0, 10)
     assert solvers.END in rows
     for solver, grid, S in rows:

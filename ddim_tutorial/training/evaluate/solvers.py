@@ -34,6 +34,9 @@ OURS = (
     *(("adams_bashforth", grid) for grid in ("trailing", "quadratic")),
     ("gradient_estimation", "trailing"),
 )
+# whose Fréchet distances are compared with the end's, over all seeds
+CONTENDERS = (("ddim", "trailing"), ("ddim", "quadratic"), ("dpmpp_2m", "quadratic"),
+              ("dpmpp_2m", "ays"))  # fmt: skip
 # evaluations -> steps; the class, and what it is made with beside the model's own configuration
 TRAILING = {"timestep_spacing": "trailing"}
 PEERS: dict[str, tuple[str, dict[str, Any], Callable[[int], int]]] = {
@@ -45,21 +48,23 @@ PEERS: dict[str, tuple[str, dict[str, Any], Callable[[int], int]]] = {
 }
 
 
-def plan(pictures: int, seeds: int, scale: float) -> list[Cell]:
-    """The rows: the end, DDIM down to one step and up to a hundred, every solver at 5, 10, 20; last
-    DDIM with 1,000 steps, for ten pictures of the first seed at most."""
-    rows = [END, *(("ddim", "trailing", S) for S in (1, 2, 3, 4, 50, 100))]
-    rows += [("ddim", "quadratic", 50)]
-    rows += [(*ours, S) for ours in OURS for S in EVALUATIONS]
-    rows += [(peer, "its own", S) for peer in PEERS for S in EVALUATIONS]
-    shared = {"scale": scale, "pictures": pictures}
-    cells = [
-        {"solver": solver, "grid": grid, "S": S, "seed": seed, **shared}
-        for seed in range(seeds)
-        for solver, grid, S in rows
+def plan(pictures: int, seeds: int, scale: float, others: int | None = None) -> list[Cell]:
+    """The rows: the end, DDIM down to one step and up to a hundred, every solver at 5, 10, 20; of
+    further seeds the end and CONTENDERS alone. ``others``: the pictures of what is no contender
+    (None for as many). Last DDIM with 1,000 steps, for ten pictures of the first seed at most."""
+    again = [END, *((*contender, S) for contender in CONTENDERS for S in EVALUATIONS)]
+    ladder = [("ddim", "trailing", S) for S in (1, 2, 3, 4, 50, 100)] + [("ddim", "quadratic", 50)]
+    rest = [(*ours, S) for ours in OURS for S in EVALUATIONS]
+    rest += [(peer, "its own", S) for peer in PEERS for S in EVALUATIONS]
+    rest = [row for row in rest if row not in again]
+    rows = [(seed, row, pictures) for seed in range(seeds) for row in again]
+    rows += [(0, row, pictures) for row in ladder] + [(0, row, others or pictures) for row in rest]
+    rows.append((0, ("ddim", "trailing", 1000), min(pictures, 10)))
+    names = ("solver", "grid", "S")
+    return [
+        dict(zip(names, row, strict=True)) | {"seed": seed, "scale": scale, "pictures": n}
+        for seed, row, n in rows
     ]
-    long = {"solver": "ddim", "grid": "trailing", "S": 1000, "seed": 0, **shared}
-    return [*cells, long | {"pictures": min(pictures, 10)}]
 
 
 def sampled_by(scheduler: Any, model: EpsModel, x_T: Tensor, steps: int) -> Tensor:
@@ -162,8 +167,9 @@ def fashion_solvers(
         x, evaluations = (target, END[2]) if of_end else draw(cell)
         features, seen = classify(judge, x)
         right = (seen == torch.arange(len(x)) % 10).double().mean().item()
-        distance = frechet(features, test_features)
-        measured = {"error": relative_error(x, target), "frechet": distance, "accuracy": right}
+        measured = {"error": relative_error(x, target), "accuracy": right}
+        if len(x) == count:  # it depends on the number of pictures
+            measured["frechet"] = frechet(features, test_features)
         return {"evaluations": evaluations, **measured}
 
     def header() -> Cell:
@@ -172,7 +178,8 @@ def fashion_solvers(
         return ABOUT | {"frechet": "of the own classifier's features, to 10,000 test pictures",
                         "train_to_test": floor}  # fmt: skip
 
-    fill("fashion-solvers", bundle, plan(count, seeds, 1.0), measure, precision, header)
+    rows = plan(count, seeds, 1.0, min(count, 100))
+    fill("fashion-solvers", bundle, rows, measure, precision, header)
 
 
 def emoji_solvers(
