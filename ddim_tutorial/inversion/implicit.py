@@ -217,7 +217,8 @@ def invert_exact(
     max_iter: int = 50,
     memory: int = 2,
 ) -> Inversion:
-    """Exact DDIM inversion as :func:`invert_fixed_point`, in about a third of its evaluations.
+    """Exact DDIM inversion as :func:`invert_fixed_point`, in fewer evaluations: .2 to .7 of its
+    number where both converge, on the models of this package (the tables of notebook 09).
 
     Each image's iteration is accelerated by Anderson's method and starts along the eps that lies on
     one line with those that solved the two steps before. It also solves many steps on which the
