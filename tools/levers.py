@@ -51,7 +51,7 @@ class Lever:
 
 
 BF16 = torch.bfloat16
-COMPILER = {"freezing": True, "cpp_wrapper": True}
+COMPILER: dict[str, Any] = {"freezing": True, "cpp_wrapper": True}
 KARRAS = {steps: Lever("dpmpp_2m", "karras", steps) for steps in (20, 15, 10)}
 PARTLY = replace(KARRAS[10], guided=(300, 1000))
 LEVERS = {
@@ -84,10 +84,10 @@ def partly_guided(space: LatentSpace, low: int, high: int) -> EpsModel:
     """The guided model for low < t <= high, elsewhere that of the prompt alone (Kynkäänniemi et al.
     2024, arXiv:2404.07724)."""
 
-    def eps(z_t: Tensor, t: Tensor) -> Tensor:
+    def eps(x_t: Tensor, t: Tensor) -> Tensor:
         if low < t[0] <= high:
-            return space.model(z_t, t)
-        return space.network(z_t, t, space.condition)
+            return space.model(x_t, t)
+        return space.network(x_t, t, space.condition)
 
     return eps
 
