@@ -69,6 +69,18 @@ def test_every_lever_draws_what_the_baseline_draws_but_for_its_error(model, monk
     assert torch.equal(again, own)
 
 
+def test_guidance_on_a_part_of_the_run_is_the_prompt_alone_outside_it(model):
+    bench = levers.Bench(model, 2, 2, "cpu")
+    space = bench.bundle(torch.float32, False).space(bench.prompts, scale=4.0)
+    asked = levers.partly_guided(space, 300, 800)
+    z, alone = torch.randn(2, 4, 8, 8), space.network
+    for t in (300, 301, 800, 801):
+        times = torch.full((2,), t)
+        inside = 300 < t <= 800
+        wanted = space.model(z, times) if inside else alone(z, times, space.condition)
+        assert torch.equal(asked(z, times), wanted), t
+
+
 def test_the_error_is_of_all_pictures_and_the_time_of_one_batch(model):
     bench = levers.Bench(model, 1, 2, "cpu")
     lever = levers.Lever(steps=2)
