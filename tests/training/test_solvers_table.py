@@ -25,6 +25,8 @@ def test_every_row_costs_what_its_s_says():
     of_seed = [{(c["solver"], c["grid"], c["S"]) for c in most if c["seed"] == k} for k in range(3)]
     again = {(*how, S) for how in solvers.CONTENDERS for S in (5, 10, 20)} | {solvers.END}
     assert of_seed == [rows - {("ddim", "trailing", 1000)}, again, again] and again < rows
+    few = {c["solver"] for c in solvers.plan(50, 3, 1.0, 20) if c["pictures"] == 20}
+    assert set(solvers.PEERS) <= few and len(solvers.plan(50, 3, 1.0, 20)) == len(most) + 1
     assert (long["solver"], long["S"], long["seed"], long["pictures"]) == ("ddim", 1000, 0, 10)
     assert solvers.END in rows
     for solver, grid, S in rows:

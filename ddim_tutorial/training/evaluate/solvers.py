@@ -50,7 +50,7 @@ PEERS: dict[str, tuple[str, dict[str, Any], Callable[[int], int]]] = {
 
 def plan(pictures: int, seeds: int, scale: float, others: int | None = None) -> list[Cell]:
     """The rows: the end, DDIM down to one step and up to a hundred, every solver at 5, 10, 20; of
-    further seeds the end and CONTENDERS alone. ``others``: the pictures of what is no contender
+    further seeds the end and CONTENDERS alone. ``others``: the pictures of every other solver
     (None for as many). Last DDIM with 1,000 steps, for ten pictures of the first seed at most."""
     again = [END, *((*contender, S) for contender in CONTENDERS for S in EVALUATIONS)]
     ladder = [("ddim", "trailing", S) for S in (1, 2, 3, 4, 50, 100)] + [("ddim", "quadratic", 50)]
