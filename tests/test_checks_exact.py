@@ -19,6 +19,11 @@ def anderson(z_old, g_old, z, g, *, shared=False, sign=1):
     return g - sign * gamma * (g - g_old)
 
 
+def with_the_older_residual(z_old, g_old, z, g):
+    r_old, dr = g_old - z_old, (g - z) - (g_old - z_old)
+    return g - (dr * r_old).sum(1, keepdim=True) / dr.square().sum(1, keepdim=True) * (g - g_old)
+
+
 def unmix(x, y, p):
     y = (y - (1 - p) * x) / p
     return (x - (1 - p) * y) / p, y
@@ -51,6 +56,12 @@ WRONG = [
         "anderson",
         lambda z_old, g_old, z, g: anderson(g_old, z_old, g, z),
         "leaves out their residuals",
+    ),
+    ("anderson", with_the_older_residual, "gamma is that of the older residual"),
+    (
+        "anderson",
+        lambda z_old, g_old, z, g: anderson(z_old, g_old, z, g) - (g - g_old),
+        "starts from the older image",
     ),
     ("anderson", lambda *given: None, "does your function return"),
     ("unmix", in_the_wrong_order, "x is undone first"),

@@ -35,13 +35,14 @@ EVERYTHING = analytic.mixture(MEANS, STD, torch.ones(8), SCHEDULE)
 TWO_OF_EIGHT = analytic.mixture(MEANS[:2], STD, torch.ones(2), SCHEDULE)
 SAMPLERS = {
     "EDICT": edict,
+    "EDICT, alternating": functools.partial(edict, alternate=True),
     "BDIA": bdia,
     "BDIA .7": functools.partial(bdia, gamma=0.7),
     "O-BELM": obelm,
     "Rex": rex,
     "Rex, Euler": functools.partial(rex, step="euler"),
 }
-COUPLED = ("EDICT", "BDIA", "O-BELM", "Rex")
+COUPLED = ("EDICT", "EDICT, alternating", "BDIA", "O-BELM", "Rex")
 
 
 def noise(seed=1, batch=8):
@@ -77,6 +78,22 @@ def test_edict_is_two_ddim_steps_and_two_mixtures(t, s):
     x2 = p * x1 + (1 - p) * y1
     y2 = p * y1 + (1 - p) * x2
     torch.testing.assert_close(seen, Coupled(x2, y2), rtol=1e-11, atol=1e-11)
+
+
+def test_alternating_edict_moves_y_first_in_every_second_step_and_mixes_x_first_in_all():
+    """In the order of the authors' code, whose runs have an even number of steps."""
+    x, y, p, grid = noise(1), noise(2), 0.93, [600, 540, 400, 20, 0]
+    seen = edict(EVERYTHING, Coupled(x, y), grid, SCHEDULE, alternate=True)
+    for i, (t, s) in enumerate(pairwise(grid)):
+        if i % 2 == 0:
+            x = A(t, s) * x + B(t, s) * eps(y, t)
+            y = A(t, s) * y + B(t, s) * eps(x, t)
+        else:
+            y = A(t, s) * y + B(t, s) * eps(x, t)
+            x = A(t, s) * x + B(t, s) * eps(y, t)
+        x = p * x + (1 - p) * y
+        y = p * y + (1 - p) * x
+    torch.testing.assert_close(seen, Coupled(x, y), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.7])
@@ -149,11 +166,11 @@ def test_neighbours_are_one_ddim_step_apart():
 # --- there and back ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [1.0, 7.5])
+@pytest.mark.parametrize("scale, steps", [(1.0, 50), (7.5, 50), (1.0, 25)])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_increasing_times_undo_decreasing_ones(name, scale):
+def test_increasing_times_undo_decreasing_ones(name, scale, steps):
     model = guidance.cfg(TWO_OF_EIGHT, EVERYTHING, scale)
-    grid, start = times(1000, 50), Coupled(noise(1), noise(1) + 0.01 * noise(2))
+    grid, start = times(1000, steps), Coupled(noise(1), noise(1) + 0.01 * noise(2))
     there = SAMPLERS[name](model, start, grid, SCHEDULE)
     back = SAMPLERS[name](model, there, grid[::-1], SCHEDULE)
     assert relative(there.x, start.x) > 0.1
@@ -175,11 +192,12 @@ def test_x_T_alone_does_not_bring_ddim_back_and_the_inversion_does_not_say_so(na
     found = METHODS[name](EVERYTHING, data(), grid, SCHEDULE)
     assert relative(sample(EVERYTHING, found.x_T, grid, SCHEDULE), data()) >= 1e-3
     assert not found.converged and math.isnan(found.residual)
-    assert found.x_T is (found.pair.x if name in ("EDICT", "Rex") else found.pair.y)
+    assert found.x_T is (found.pair.y if name in ("BDIA", "O-BELM") else found.pair.x)
 
 
 @pytest.mark.parametrize(
-    "name, evaluations", [("EDICT", 2 * 12), ("BDIA", 12), ("O-BELM", 12), ("Rex", 4 * 12)]
+    "name, evaluations",
+    [("EDICT", 24), ("EDICT, alternating", 24), ("BDIA", 12), ("O-BELM", 12), ("Rex", 48)],
 )
 def test_every_evaluation_is_counted(name, evaluations):
     calls, grid = [], times(1000, 12)
@@ -196,13 +214,43 @@ def test_every_evaluation_is_counted(name, evaluations):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_walk_in_two_parts_is_the_walk(name):
-    """Two-step methods need the pair of times at the joint in both parts."""
+    """Two-step methods need the pair of times at the joint in both parts, alternating ones an even
+    number of steps."""
     grid, start = times(1000, 10), Coupled(noise(1), noise(2))
     overlap = 1 if name.startswith(("BDIA", "O-BELM")) else 0
-    half = SAMPLERS[name](EVERYTHING, start, grid[: 6 + overlap], SCHEDULE)
-    seen = SAMPLERS[name](EVERYTHING, half, grid[5:], SCHEDULE)
+    half = SAMPLERS[name](EVERYTHING, start, grid[: 5 + overlap], SCHEDULE)
+    seen = SAMPLERS[name](EVERYTHING, half, grid[4:], SCHEDULE)
     wanted = SAMPLERS[name](EVERYTHING, start, grid, SCHEDULE)
     assert torch.equal(seen.x, wanted.x) and torch.equal(seen.y, wanted.y)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_on_step_is_called_after_every_step(name):
+    grid, done = times(1000, 10), []
+
+    def on_step():
+        done.append(len(asked))
+
+    asked = []
+
+    def spy(x, t):
+        asked.append(t)
+        return EVERYTHING(x, t)
+
+    SAMPLERS[name](spy, Coupled(noise(1), noise(2)), grid, SCHEDULE, on_step=on_step)
+    steps = 9 if name.startswith(("BDIA", "O-BELM")) else 10
+    assert len(done) == steps and done[-1] == len(asked) and len(set(done)) == steps
+
+
+def test_taking_turns_takes_most_of_what_the_order_costs_with_few_steps():
+    x_T, grid = noise(5, 32), times(1000, 20)
+    ode = exact_end(x_T)
+    ends = (
+        edict(EVERYTHING, Coupled(x_T, x_T), grid, SCHEDULE, alternate=alternate).x
+        for alternate in (False, True)
+    )
+    fixed, turns = (relative(end, ode) for end in ends)
+    assert turns < 0.3 * fixed
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -268,6 +316,7 @@ def test_rex_with_12_steps_is_exactly_reversible_and_no_worse_than_ddim_with_50(
     "name, steps, low, high",
     [
         ("EDICT", (50, 100, 125, 200, 250), 0.9, 1.2),
+        ("EDICT, alternating", (50, 100, 200, 250), 0.9, 1.2),
         ("BDIA", (50, 100, 125, 200, 250), 0.9, 1.5),
         ("O-BELM", (50, 100, 125, 200, 250), 1.9, 2.1),
         ("Rex", (5, 10, 20, 25, 50), 1.9, 4.0),  # beyond, whole times are seen in the error

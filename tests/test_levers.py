@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
-from ddim_tutorial.sampling import sample
+from ddim_tutorial import times
+from ddim_tutorial.sampling import final, sample
+from ddim_tutorial.solvers import dpmpp_2m
 from parts import tiny_pipeline
 from tools import levers
 
@@ -69,16 +71,24 @@ def test_every_lever_draws_what_the_baseline_draws_but_for_its_error(model, monk
     assert torch.equal(again, own)
 
 
+def test_evaluations_that_are_left_out_are_the_last_and_the_run_ends_in_0(model):
+    bench = levers.Bench(model, 2, 2, "cpu")
+    z = bench.drawn(levers.Lever("dpmpp_2m", "karras", 10, left_out=3))
+    space = bench.bundle(torch.float32, False).space(bench.prompts, scale=levers.SCALE)
+    walked = [*times(1000, 10, "karras", space.schedule)[:7], 0]
+    assert torch.equal(z, final(dpmpp_2m(space.model, bench.z_T, walked, space.schedule)))
+
+
 def test_guidance_on_a_part_of_the_run_is_the_prompt_alone_outside_it(model):
     bench = levers.Bench(model, 2, 2, "cpu")
     space = bench.bundle(torch.float32, False).space(bench.prompts, scale=4.0)
     asked = levers.partly_guided(space, 300, 800)
     z, alone = torch.randn(2, 4, 8, 8), space.network
     for t in (300, 301, 800, 801):
-        times = torch.full((2,), t)
+        now = torch.full((2,), t)
         inside = 300 < t <= 800
-        wanted = space.model(z, times) if inside else alone(z, times, space.condition)
-        assert torch.equal(asked(z, times), wanted), t
+        wanted = space.model(z, now) if inside else alone(z, now, space.condition)
+        assert torch.equal(asked(z, now), wanted), t
 
 
 def test_the_error_is_of_all_pictures_and_the_time_of_one_batch(model):

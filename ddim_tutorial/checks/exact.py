@@ -90,7 +90,8 @@ def _slips(z_old: Tensor, g_old: Tensor, z: Tensor, g: Tensor) -> dict[str, Tens
         "gamma is one for all rows": g - shared * (g - g_old),
         "it mixes the states and leaves out their residuals": z - gamma * (z - z_old),
         "gamma multiplies the residuals' difference": g - gamma * dr,
-        "gamma is that of the older residual": g_old - gamma * (g - g_old),
+        "gamma is that of the older residual": g - (gamma - 1) * (g - g_old),
+        "it starts from the older image": g_old - gamma * (g - g_old),
     }
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PATHS: dict[str, Callable[..., Inversion]] = {
     "naive": invert,
     "exact": partial(invert_exact, tol=1e-5, max_iter=20),
-    "EDICT": partial(invert_coupled, sampler=edict),
+    "EDICT, alternating": partial(invert_coupled, sampler=partial(edict, alternate=True)),
     "BDIA": partial(invert_coupled, sampler=bdia),
 }
 SELF_UNTIL = 500  # prompt-to-prompt with the self-attention: half of an even grid

@@ -24,6 +24,7 @@ METHODS: dict[str, Callable[..., Inversion]] = {
     "fixed point": invert_fixed_point,
     "exact (Anderson)": invert_exact,
     "EDICT": partial(invert_coupled, sampler=edict),
+    "EDICT, alternating": partial(invert_coupled, sampler=partial(edict, alternate=True)),
     "BDIA": partial(invert_coupled, sampler=bdia),
     "O-BELM": partial(invert_coupled, sampler=obelm),
     "Rex": partial(invert_coupled, sampler=rex),

@@ -22,38 +22,62 @@ from ..sampling import ddim_step
 from ..schedule import Schedule
 from .result import Coupled
 
+OnStep = Callable[[], None] | None
+
 
 def edict(
-    model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedule, *, mix: float = 0.93
+    model: EpsModel,
+    pair: Coupled,
+    times: Sequence[int],
+    schedule: Schedule,
+    *,
+    mix: float = 0.93,
+    alternate: bool = False,
+    on_step: OnStep = None,
 ) -> Coupled:
-    """EDICT (Wallace et al. 2022, arXiv:2211.12446): x steps along y's eps, y along the new x's,
-    and the two are mixed so that they stay together.
+    """EDICT (Wallace et al. 2022, arXiv:2211.12446, Eq. 14 and 15): x steps along y's eps, y along
+    the new x's, and the two are mixed so that they stay together.
 
     pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T). mix: the paper's p, in
     (0, 1]. Two evaluations a step. Undoing a step divides by mix twice, so that rounding grows with
     the number of steps. Bad arguments and a result with NaN or infinity raise ValueError.
+    alternate: y steps before x in every second of the steps, counted from the noisiest of
+    ``times``, as the authors have it in practice. It takes most of what the order of the two costs
+    with few steps; a walk in parts is then the whole one only if they have an even number of steps.
+    on_step: called after each step, without arguments.
     """
     require_positive("mix", mix, 1)
+    noisy = sorted(times, reverse=True)
+
+    def moved(pair: Coupled, t: int, s: int, first: int) -> Coupled:
+        """The two states, one after the other, along each other's eps at the noisier time."""
+        states, asked_at = [*pair], max(t, s)
+        for i in (first, 1 - first):
+            eps = predicted_eps(model, states[1 - i], asked_at)
+            states[i] = _step(states[i], eps, t, s, schedule)
+        return Coupled(*states)
 
     def step(pair: Coupled, t: int, s: int) -> Coupled:
-        x, y = pair
+        first = noisy.index(max(t, s)) % 2 if alternate else 0
         if s < t:
-            x = _step(x, predicted_eps(model, y, t), t, s, schedule)
-            y = _step(y, predicted_eps(model, x, t), t, s, schedule)
+            x, y = moved(pair, t, s, first)
             x = mix * x + (1 - mix) * y
-            y = mix * y + (1 - mix) * x
-        else:
-            y = (y - (1 - mix) * x) / mix
-            x = (x - (1 - mix) * y) / mix
-            y = _step(y, predicted_eps(model, x, s), t, s, schedule)
-            x = _step(x, predicted_eps(model, y, s), t, s, schedule)
-        return Coupled(x, y)
+            return Coupled(x, mix * y + (1 - mix) * x)
+        y = (pair.y - (1 - mix) * pair.x) / mix
+        x = (pair.x - (1 - mix) * y) / mix
+        return moved(Coupled(x, y), t, s, 1 - first)
 
-    return _walk(step, 2, pair, times, schedule)
+    return _walk(step, 2, pair, times, schedule, on_step)
 
 
 def bdia(
-    model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedule, *, gamma: float = 1.0
+    model: EpsModel,
+    pair: Coupled,
+    times: Sequence[int],
+    schedule: Schedule,
+    *,
+    gamma: float = 1.0,
+    on_step: OnStep = None,
 ) -> Coupled:
     """BDIA (Zhang et al. 2023, arXiv:2307.10829): from t both ways along one eps, forward
     to s and back to r, where what DDIM misses of the known x_r corrects x_s.
@@ -61,7 +85,7 @@ def bdia(
     x_s = step(x_t, t -> s) + gamma (x_r - step(x_t, t -> r)). One evaluation a step, two-step:
     pair: x at the cleaner of the first two times, y at the noisier; the result is x and y at the
     last two. Start with :func:`neighbours`. gamma: in (0, 1]; the inverse divides by it, and 0.5 is
-    unstable with 50 steps.
+    unstable with 50 steps. on_step: as for :func:`edict`.
     """
     require_positive("gamma", gamma, 1)
 
@@ -70,10 +94,17 @@ def bdia(
         missed = x_r - _step(x_t, eps, t, r, schedule)
         return _step(x_t, eps, t, s, schedule) + missed * (gamma if s < t else 1 / gamma)
 
-    return _walk(_two_step(formula), 3, pair, times, schedule)
+    return _walk(_two_step(formula), 3, pair, times, schedule, on_step)
 
 
-def obelm(model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedule) -> Coupled:
+def obelm(
+    model: EpsModel,
+    pair: Coupled,
+    times: Sequence[int],
+    schedule: Schedule,
+    *,
+    on_step: OnStep = None,
+) -> Coupled:
     r"""O-BELM (Wang et al. 2024, arXiv:2410.07273): the leapfrog rule in rho for steps of
     any size, second order, its own inverse with r and s exchanged.
 
@@ -81,7 +112,7 @@ def obelm(model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedu
         + (1 - q^2) \frac{x_t}{\sqrt{\bar\alpha_t}} + (1 + q)(\rho_s - \rho_t)\,\epsilon(x_t, t),
         \quad q = \frac{\rho_s - \rho_t}{\rho_t - \rho_r}
 
-    One evaluation a step, two-step: pair and start as for :func:`bdia`.
+    One evaluation a step, two-step: pair, start and on_step as for :func:`bdia`.
     """
 
     def formula(x_r: Tensor, x_t: Tensor, r: int, t: int, s: int) -> Tensor:
@@ -93,7 +124,7 @@ def obelm(model: EpsModel, pair: Coupled, times: Sequence[int], schedule: Schedu
         eps = predicted_eps(model, x_t, t).to(x_t.dtype)
         return root_s * (known + (1 + q) * (rho_s - rho_t) * eps)
 
-    return _walk(_two_step(formula), 3, pair, times, schedule)
+    return _walk(_two_step(formula), 3, pair, times, schedule, on_step)
 
 
 def rex(
@@ -104,6 +135,7 @@ def rex(
     *,
     step: str = "midpoint",
     mix: float = 0.9,
+    on_step: OnStep = None,
 ) -> Coupled:
     r"""Rex (Blasingame & Liu 2025, arXiv:2502.08834): an explicit Runge-Kutta step made reversible
     by the coupling of McCallum & Foster (arXiv:2410.11648).
@@ -117,6 +149,7 @@ def rex(
     log rho is nearest to the middle, since a network knows no others; the weights are those of its
     true place, so that rounding costs no order (:func:`_midpoint`). Where no whole time lies
     between t and s, the step is Euler's. At time 0 the model is asked at time 1.
+    on_step: as for :func:`edict`.
     """
     require_positive("mix", mix, 1)
     if step not in INCREMENTS:
@@ -136,7 +169,7 @@ def rex(
             X = (X - (1 - mix) * Y - phi(Y, s, t)) / mix
         return Coupled(root_s * X, root_s * Y)
 
-    return _walk(coupled_step, 2, pair, times, schedule)
+    return _walk(coupled_step, 2, pair, times, schedule, on_step)
 
 
 def _slope(model: EpsModel, X: Tensor, t: int, schedule: Schedule) -> Tensor:
@@ -202,6 +235,7 @@ def _walk(
     pair: Coupled,
     times: Sequence[int],
     schedule: Schedule,
+    on_step: OnStep,
 ) -> Coupled:
     """``step`` along every ``width`` neighbouring times; gradients are kept only if the pair
     requires them."""
@@ -215,6 +249,8 @@ def _walk(
     with torch.set_grad_enabled(with_grad):
         for i in range(len(grid) - width + 1):
             pair = step(pair, *grid[i : i + width])
+            if on_step:
+                on_step()
     require_images(f"x of the pair at {grid[-1]}", pair.x)
     require_images(f"y of the pair at {grid[-1]}", pair.y)
     return pair

@@ -38,22 +38,26 @@ def invert_coupled(
     """
     x, up = door(x_0, times, schedule)
     two_step = is_two_step(sampler)
-    width, calls = 3 if two_step else 2, 0
+    calls = 0
+    per_step: list[InversionStep] = []
+    unsolved = torch.full((len(x),), math.nan)
 
     def counted(x_t: Tensor, t: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
         return model(x_t, t)
 
-    unsolved = torch.full((len(x),), math.nan)
-    per_step: list[InversionStep] = []
+    def count_step() -> None:
+        nonlocal calls
+        s, t = up[len(per_step) : len(per_step) + 2]
+        per_step.append(InversionStep(s, t, calls, unsolved))
+        calls = 0
+
     with torch.no_grad():
-        pair = neighbours(counted, x, up, schedule) if two_step else Coupled(x, x)
+        pair = Coupled(x, x)
         if two_step:
-            per_step.append(InversionStep(up[0], up[1], calls, unsolved))
-        for i in range(len(up) - width + 1):
-            calls, window = 0, up[i : i + width]
-            pair = sampler(counted, pair, window, schedule)
-            per_step.append(InversionStep(window[-2], window[-1], calls, unsolved))
+            pair = neighbours(counted, x, up, schedule)
+            count_step()
+        pair = sampler(counted, pair, up, schedule, on_step=count_step)
     found = result(pair.y if two_step else pair.x, per_step, None)
     return found._replace(pair=pair, sampler=sampler)

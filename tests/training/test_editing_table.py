@@ -66,7 +66,7 @@ def close(z, wanted, by=1e-4):
     ("method", "scale", "by"),
     [
         ("exact inversion", 1.0, 1e-3),
-        ("EDICT inversion", 1.0, 1e-3),
+        ("EDICT, alternating inversion", 1.0, 1e-3),
         ("BDIA inversion", 1.0, 1e-3),
         ("edit-friendly", 1.0, 1e-4),
     ],

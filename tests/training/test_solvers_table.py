@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ddim_tutorial import linear, scaled_linear, times
+from ddim_tutorial import linear, scaled_linear, times, zoo
 from ddim_tutorial.analytic import gaussian
 from ddim_tutorial.metrics import relative_error
 from ddim_tutorial.sampling import sample
@@ -107,3 +107,21 @@ def test_ddim_of_the_table_is_the_samplers():
     model = gaussian(torch.full((1, 2, 2), 0.3).double(), 0.7, schedule)
     expected = sample(model, X, grid, schedule)
     assert torch.equal(solvers.run(model, X, schedule, "ddim", "trailing", 7), expected)
+
+
+def test_rows_of_fewer_garments_than_the_table_asks_for_have_no_frechet_distance(
+    tmp_path, monkeypatch
+):
+    """It depends on the number of pictures."""
+    pictures = torch.randint(0, 256, (40, 1, 32, 32), dtype=torch.uint8)
+    monkeypatch.setattr(solvers, "read_data", lambda *_: (pictures, torch.arange(40) % 10))
+    monkeypatch.setattr(tables, "TABLES", tmp_path)
+    cell = {"solver": "ddim", "grid": "trailing", "S": 1, "seed": 0, "scale": 1.0}
+    rows = [cell | {"pictures": 20}, cell | {"S": 2, "pictures": 10}]
+    monkeypatch.setattr(solvers, "plan", lambda *_: rows)
+    monkeypatch.setattr(solvers, "END", ("dpmpp_2m", "logsnr", 3))
+    solvers.fashion_solvers(zoo.ZOO / "fashion", tmp_path, count=20, seeds=1)
+    table = json.loads((tmp_path / "fashion_solvers.json").read_text())
+    whole, part = table["cells"]
+    assert whole["frechet"] > 0 and set(whole) - set(part) == {"frechet"}
+    assert part["error"] > 0.01 and set(table["train_to_test"]) == {"20"}

@@ -142,7 +142,7 @@ def plan() -> list[Row]:
     rows += [back | {"method": m} for m in ("negative prompt", *nulls)]
     rows += [back | {"method": "edit-friendly", "scale": 1.0}, {"method": "fresh sample"}]
     rows += [{"method": "SDEdit", "enter": t} for t in range(300, 1000, 100)]
-    coupled = [f"{name} inversion" for name in ("EDICT", "BDIA")]
+    coupled = [f"{name} inversion" for name in ("EDICT, alternating", "BDIA")]
     rows += [{"method": m, "scale": s} for m in names for s in (1.0, 1.5, 2.0, 4.0)]
     rows += [{"method": m, "scale": s} for m in coupled for s in (1.0, 2.0, 4.0)]
     rows += [{"method": m, "enter": t} for m in names for t in range(400, 1000, 100)]

@@ -50,6 +50,7 @@ KEY = ("grid", "method", "S", "scale", "dtype")
 NAIVE, FIXED, EXACT = "naive, target time", "fixed point", "exact (Anderson)"
 COUPLED = {
     "EDICT": edict,
+    "EDICT, alternating": partial(edict, alternate=True),
     "BDIA": bdia,
     "O-BELM": obelm,
     "Rex": rex,

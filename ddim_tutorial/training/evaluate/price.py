@@ -9,12 +9,12 @@ from ddim_tutorial.grids import from_uint8
 from ddim_tutorial.metrics import frechet
 from ddim_tutorial.noise import generators, randn
 from ddim_tutorial.spacing import times
-from ddim_tutorial.training.evaluate.inversion import NAIVE, draw
+from ddim_tutorial.training.evaluate.inversion import COUPLED, NAIVE, draw
 from ddim_tutorial.training.evaluate.measures import SPACING, classify, in_precision
 from ddim_tutorial.training.evaluate.tables import Cell, fill
 from ddim_tutorial.training.fashion_data import read_data
 
-SAMPLERS = {"DDIM": NAIVE, "EDICT": "EDICT", "BDIA": "BDIA", "O-BELM": "O-BELM"}
+SAMPLERS = {"DDIM": NAIVE} | {name: name for name in COUPLED if not name.startswith("Rex")}
 
 
 def fashion_table3(folder: Path, data: Path, precision: str = "no") -> None:
