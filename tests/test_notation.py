@@ -301,6 +301,8 @@ PLAIN = {
     "inversion",
     "pair",
     "mix",
+    "alternate",
+    "on_step",
     "step",
     "up",
     "warm",

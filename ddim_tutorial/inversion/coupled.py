@@ -1,13 +1,11 @@
-r"""Samplers whose every step has an exact inverse, because they carry a second state beside the
-first.
+r"""Samplers whose every step has an exact inverse, because they carry a second state.
 
 A plain step asks the model at the state that it replaces, so its inverse is an equation to solve.
-These ask at the state that stays, and can subtract again what they added. ``edict``, ``bdia``,
-``obelm`` and ``rex`` each walk decreasing times to sample and increasing times to undo exactly
-that, up to rounding. The price: both states are needed to come back, and the pair is not what DDIM
-would have made. Times as in ``sample``; with :math:`\alpha = \sqrt{\bar\alpha}` and :math:`\rho =
-\sqrt{1-\bar\alpha}/\alpha` a DDIM step from t to s adds :math:`(\rho_s - \rho_t)\,\epsilon` to
-:math:`x / \alpha`.
+These ask at the state that stays, and can subtract again what they added: each walks decreasing
+times to sample and increasing times to undo exactly that, up to rounding. The price: both states
+are needed to come back, and the pair is not what DDIM would have made. Times as in ``sample``; with
+:math:`\alpha = \sqrt{\bar\alpha}` and :math:`\rho = \sqrt{1-\bar\alpha}/\alpha` a DDIM step from t
+to s adds :math:`(\rho_s - \rho_t)\,\epsilon` to :math:`x / \alpha`.
 """
 
 import math
@@ -39,23 +37,20 @@ def edict(
     the new x's, and the two are mixed so that they stay together.
 
     pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T). mix: the paper's p, in
-    (0, 1]. Two evaluations a step. Undoing a step divides by mix twice, so that rounding grows with
-    the number of steps. Bad arguments and a result with NaN or infinity raise ValueError.
-    alternate: y steps before x in every second of the steps, counted from the noisiest of
-    ``times``, as the authors have it in practice. It takes most of what the order of the two costs
-    with few steps; a walk in parts is then the whole one only if they have an even number of steps.
-    on_step: called after each step, without arguments.
+    (0, 1]; undoing a step divides by it twice and enlarges rounding. Two evaluations a step.
+    alternate: y steps before x in every second step, counted from the noisiest time, as the authors
+    run it; a walk in parts then needs an even number of steps in each. on_step: called after each.
+    Bad arguments and a result with NaN or infinity raise ValueError.
     """
     require_positive("mix", mix, 1)
     noisy = sorted(times, reverse=True)
 
     def moved(pair: Coupled, t: int, s: int, first: int) -> Coupled:
-        """The two states, one after the other, along each other's eps at the noisier time."""
-        states, asked_at = [*pair], max(t, s)
+        both = [*pair]
         for i in (first, 1 - first):
-            eps = predicted_eps(model, states[1 - i], asked_at)
-            states[i] = _step(states[i], eps, t, s, schedule)
-        return Coupled(*states)
+            eps = predicted_eps(model, both[1 - i], max(t, s))
+            both[i] = _step(both[i], eps, t, s, schedule)
+        return Coupled(*both)
 
     def step(pair: Coupled, t: int, s: int) -> Coupled:
         first = noisy.index(max(t, s)) % 2 if alternate else 0
@@ -143,13 +138,12 @@ def rex(
     With X = x / sqrt(alpha_bar), Y = y / sqrt(alpha_bar), and Phi what the Runge-Kutta step in rho
     would add, from t to s < t: X <- mix X + (1 - mix) Y + Phi(Y, t -> s), then Y <- Y - Phi(X,
     s -> t).
-    pair: both at times[0], (B, *dims) each; start with Coupled(x_T, x_T).
-    mix: in (0, 1]; undoing a step divides by it, so that rounding grows as mix^-N in N steps.
+    pair, start: as for :func:`edict`. mix: in (0, 1]; undoing a step divides by it, so that
+    rounding grows as mix^-N in N steps.
     step: "euler", two evaluations a step, or "midpoint", four. The midpoint is the whole time whose
     log rho is nearest to the middle, since a network knows no others; the weights are those of its
     true place, so that rounding costs no order (:func:`_midpoint`). Where no whole time lies
-    between t and s, the step is Euler's. At time 0 the model is asked at time 1.
-    on_step: as for :func:`edict`.
+    between t and s, the step is Euler's. At time 0 the model is asked at time 1. on_step: as above.
     """
     require_positive("mix", mix, 1)
     if step not in INCREMENTS:
