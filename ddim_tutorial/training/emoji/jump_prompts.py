@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ddim_tutorial.grids import quantise
+from ddim_tutorial.zoo import LatentBundle
 
 from .captions import captions, trained_aliases
 from .data import STYLES, Emoji, read_data
 from .evaluate import require_split, some_rows
-from .judge import judged, read_judge
+from .judge import judged
 
 KINDS = ("caption", "other caption", "alias")
 
@@ -42,16 +43,17 @@ def prompts_of(data: Emoji, count: int) -> tuple[list[str], Tensor, Tensor]:
 
 
 def questions(
-    path: Path, folder: Path, count: int
+    path: Path, bundle: LatentBundle, count: int
 ) -> tuple[list[str], Callable[[Tensor], dict[str, dict[str, float]]]]:
     """The prompts, and the judge on their pictures x: (count, 3, H, W) in [-1, 1]: the shares with
     the right object by kind, and with the right style where the caption of the evaluation names it.
 
-    Raises ValueError for a data file with another split than that of the model in ``folder``.
+    path: the data file; ValueError where its split is another than that of the ``bundle``, whose
+    classifier judges.
     """
     data = read_data(path)
-    require_split(data, folder, path)
-    judge = read_judge(path.parent / "judge.safetensors", data.names)
+    require_split(data, bundle.folder, path)
+    judge = bundle.classifier
     prompts, pictures, kinds = prompts_of(data, count)
 
     def look(x: Tensor) -> dict[str, dict[str, float]]:

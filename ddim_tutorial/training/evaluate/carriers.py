@@ -40,7 +40,7 @@ class Carrier(NamedTuple):
 
     draw: (x_T, scale, steps) -> pictures of 8 bits; picture i is of prompt i. invert: (pictures,
     method of METHODS, steps, known) -> x_T: with the empty condition, or where ``known`` with each
-    picture's own at scale 1. judge: pictures -> Judged, or None. real: pictures of the data, or
+    picture's own at scale 1. judge: pictures -> Judged. real: pictures of the data, or
     None.
     """
 
@@ -50,7 +50,7 @@ class Carrier(NamedTuple):
     scale: float
     draw: Callable[[Tensor, float, int], Tensor]
     invert: Callable[[Tensor, str, int, bool], Tensor]
-    judge: Callable[[Tensor], Judged] | None
+    judge: Callable[[Tensor], Judged]
     real: Tensor | None
 
 
@@ -107,14 +107,15 @@ def fashion(folder: Path | None, run: Path) -> Carrier:
 
 
 def emoji(folder: Path | None, run: Path) -> Carrier:
-    """Picture i is of trained prompt i of ``run``, by a fixed seed; the judge is that of ``run``,
-    None where it has none. Inversion walks the pipeline's grid."""
+    """Picture i is of trained prompt i of the data of ``run``, by a fixed seed. Inversion walks the
+    pipeline's grid."""
     from ddim_tutorial.training.emoji.data import read_data
-    from ddim_tutorial.training.emoji.evaluate import some_rows
-    from ddim_tutorial.training.emoji.judge import judged, read_judge
+    from ddim_tutorial.training.emoji.evaluate import require_split, some_rows
+    from ddim_tutorial.training.emoji.judge import judged
 
     bundle = zoo.load(folder or zoo.ZOO / "emoji")
     data = read_data(run / "data.safetensors")
+    require_split(data, bundle.folder, run / "data.safetensors")
     rows = some_rows(data, len(data.images))
     prompts = data.captions(rows.tolist())
     plain = bundle.space("", scale=1.0)
@@ -135,15 +136,13 @@ def emoji(folder: Path | None, run: Path) -> Carrier:
 
         return in_parts(x_0, part, bundle.device)
 
-    judge = None
-    if (run / "judge.safetensors").exists():
-        network = read_judge(run / "judge.safetensors", data.names)
+    network = bundle.classifier
 
-        def judge(x: Tensor) -> Judged:
-            seen, _ = judged(network, quantise(x))
-            with torch.inference_mode():
-                features = torch.cat([network.features(part) for part in x.split(100)])
-            return Judged(features, seen == data.objects[rows[: len(x)]])
+    def judge(x: Tensor) -> Judged:
+        seen, _ = judged(network, quantise(x))
+        with torch.inference_mode():
+            features = torch.cat([network.features(part) for part in x.split(100)])
+        return Judged(features, seen == data.objects[rows[: len(x)]])
 
     real = bundle.examples.images if bundle.examples else None
     return Carrier("emoji", bundle.sha256, bundle.shape, 4.0, draw, back, judge, real)

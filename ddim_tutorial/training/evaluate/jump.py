@@ -147,11 +147,11 @@ def emoji_jump(
     folder: Path, data: Path, precision: str = "no", count: int = 300, seeds: int = 1
 ) -> None:
     """The latent model on ``count`` prompts of the whole caption table, in a module of its own: it
-    needs the judge."""
+    needs the recipe's data."""
     from ddim_tutorial.training.emoji.jump_prompts import questions
 
     teacher, learned = zoo.load(folder), zoo.load(folder, fast=True)
-    prompts, judged = questions(data, folder, count)
+    prompts, judged = questions(data, teacher, count)
 
     def model_of(fast: bool, part: range) -> EpsModel:
         texts = [prompts[i] for i in part]

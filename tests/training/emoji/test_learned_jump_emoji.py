@@ -146,7 +146,7 @@ def test_the_table_counts_passes_and_judges(model, exported, tmp_path, monkeypat
     distil(run, folder, "distillation")
     export(run, folder, "distillation")
     monkeypatch.setattr(tables, "TABLES", tmp_path)
-    monkeypatch.setattr(jump_prompts, "read_judge", lambda path, names: Known(len(names)))
+    monkeypatch.setattr(zoo.LatentBundle, "classifier", property(lambda b: Known(len(b.names))))
     rows = [("end", 100), ("jump, noise anew", 2), ("jump, eta=0", 1), ("ddim", 2)]
     plan = [{"sampler": name, "S": S, "seed": 0, "pictures": 6} for name, S in rows]
     monkeypatch.setattr(table, "END", ("ddim", "trailing", 4))
@@ -168,9 +168,9 @@ def test_the_table_counts_passes_and_judges(model, exported, tmp_path, monkeypat
 def test_the_judge_is_asked_of_the_right_pictures(exported, monkeypatch):
     """The pictures asked for, as they are: all right, but for the turned-over ones."""
     run, out, data = exported
-    monkeypatch.setattr(jump_prompts, "read_judge", lambda path, names: Known(len(names)))
+    monkeypatch.setattr(zoo.LatentBundle, "classifier", property(lambda b: Known(len(b.names))))
     _, pictures, kinds = jump_prompts.prompts_of(data, 30)
-    _, look = jump_prompts.questions(run / "data.safetensors", out, 30)
+    _, look = jump_prompts.questions(run / "data.safetensors", zoo.load(out, device="cpu"), 30)
     x = data.images[pictures].float() / 127.5 - 1
     assert look(x) == {
         "top-1": {"caption": 1, "other caption": 1, "alias": 1},
