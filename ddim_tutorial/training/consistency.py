@@ -120,10 +120,10 @@ def distillation_loss(
 
 
 def ends_loss(
-    net: nn.Module, teacher: Teacher, pool: Pool, batch: int
+    net: nn.Module, teacher: Teacher, pool: Pool, batch: int, first: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Recipe "ends": states of the pool, drawn evenly, against the ends of their walks."""
-    x_t, t, labels, end = (part.to(teacher.null.device) for part in pool.draw(batch))
+    """Recipe "ends": states of the pool against the ends of their walks."""
+    x_t, t, labels, end = (part.to(teacher.null.device) for part in pool.draw(batch, first))
     with torch.no_grad():
         condition = teacher.condition(labels)
     f = consistency_function(bound(net, condition), x_t, t, teacher.schedule)
@@ -133,12 +133,14 @@ def ends_loss(
 
 class Options(NamedTuple):
     """How long and how to learn. steps: updates; walks, solver_steps: of recipe "ends", how many
-    are solved first and in how many steps; stride, decay: of recipe "distillation", the times of
-    the teacher's step (50: t = 1000, 750, 500 and 250 are among them, where four jumps start) and
-    how slowly the target follows; rank: of a LoRA, 0 trains all weights; prediction: what the
-    student answers. An error of its epsilon is multiplied by sqrt((1 - ab) / ab) in the jump, 157
-    at the end of ``linear()``, one of its v by sqrt(1 - ab) (Salimans & Ho 2022, arXiv:2202.00512,
-    sec. 4); but v is what a teacher of epsilon answers only where ab is near 1."""
+    are solved first and in how many steps; first: also of "ends", the share of a batch that is
+    pure noise, where every picture's first jump starts (0: as much of it as of the walks' other
+    states); stride, decay: of recipe "distillation", the times of the teacher's step (50: t = 1000,
+    750, 500 and 250 are among them, where four jumps start) and how slowly the target follows;
+    rank: of a LoRA, 0 trains all weights; prediction: what the student answers. An error of its
+    epsilon is multiplied by sqrt((1 - ab) / ab) in the jump, 157 at the end of ``linear()``, one of
+    its v by sqrt(1 - ab) (Salimans & Ho 2022, arXiv:2202.00512, sec. 4); but v is what a teacher of
+    epsilon answers only where ab is near 1."""
 
     recipe: str
     steps: int = 4000
@@ -146,6 +148,7 @@ class Options(NamedTuple):
     lr: float = 3e-4
     walks: int = 2048
     solver_steps: int = 12
+    first: float = 0.0
     stride: int = 50
     decay: float = 0.95
     rank: int = 0
@@ -171,7 +174,8 @@ def train(
     if options.recipe == "ends":
         counts = options.walks, options.batch, options.solver_steps
         pool = fill_pool(teacher, folder / "ends", *counts, precision)
-        loss = partial(ends_loss, teacher=teacher, pool=pool, batch=options.batch)
+        size = {"batch": options.batch, "first": options.first}
+        loss = partial(ends_loss, teacher=teacher, pool=pool, **size)
     else:
         steps = {"stride": options.stride, "decay": options.decay}
         loss = partial(distillation_loss, teacher=teacher, batch=options.batch, **steps)
@@ -194,10 +198,8 @@ def claim(folder: Path, options: Options, teacher: Teacher) -> None:
             " step would miss x_0; pass a divisor, such as 50"
         )
     path = folder / "jump.json"
-    mine: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("recipe", "rank", "prediction", "batch", "solver_steps", "stride", "decay")
-    }
+    names = "recipe", "rank", "prediction", "batch", "solver_steps", "first", "stride", "decay"
+    mine: dict[str, Any] = {name: getattr(options, name) for name in names}
     mine |= {"scale": teacher.scale, "grid": teacher.grid, "teacher": teacher.sha256}
     old = json.loads(path.read_text()) if path.exists() else mine
     if differing := sorted(key for key in mine if old.get(key) != mine[key]):

@@ -37,9 +37,13 @@ class Pool(NamedTuple):
     end: Tensor
     labels: Tensor
 
-    def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch of states, evenly, by torch's generator: (x_t, t, labels, end), float32."""
+    def draw(self, batch: int, first: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch of states by torch's generator, evenly, but the share ``first`` of it among those
+        at the largest t: (x_t, t, labels, end), float32."""
         rows = torch.randint(len(self.x), (batch,))
+        if count := round(first * batch):
+            noise = (self.t == self.t.max()).nonzero()[:, 0]
+            rows[:count] = noise[torch.randint(len(noise), (count,))]
         walk = self.walk[rows]
         return self.x[rows].float(), self.t[rows], self.labels[walk], self.end[walk].float()
 

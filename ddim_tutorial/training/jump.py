@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser, scale: float, **defaults: Any) 
         "lr": (float, None),
         "walks": (natural, "of recipe ends: trajectories that are solved first"),
         "solver_steps": (positive, "of recipe ends: steps of a trajectory"),
+        "first": (fraction, "of recipe ends: the share of a batch that is pure noise"),
         "stride": (positive, "of recipe distillation: times of the teacher's step"),
         "decay": (fraction, "of recipe distillation: of the target's moving average"),
         "rank": (natural, "of a LoRA; 0 trains all weights"),

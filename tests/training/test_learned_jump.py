@@ -136,6 +136,8 @@ def test_a_batch_of_the_pool_belongs_together():
     walk = pool.walk[t - 1]
     assert torch.equal(labels, pool.labels[walk]) and torch.equal(end[:, 0], 10.0 * walk)
     assert (t.bincount(minlength=7)[1:] > 60).all()  # 100 each, four deviations of 9.1
+    _, t, _, _ = pool.draw(600, first=0.5)
+    assert 300 < (t == 6).sum() < 400 and (t.bincount(minlength=7)[1:6] > 25).all()  # 350; 50 each
 
 
 class Known(nn.Module):

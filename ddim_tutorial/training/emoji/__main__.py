@@ -57,7 +57,7 @@ def add_diffusion(command: argparse.ArgumentParser) -> None:
 
 
 def add_consistency(command: argparse.ArgumentParser) -> None:
-    add_options(command, scale=4.0, steps=6000)
+    add_options(command, scale=4.0, steps=4000, rank=16, lr=1e-3, batch=16, walks=4096, first=0.5)
     command.add_argument("--folder", type=Path, default=ZOO, help="the exported pipeline")
     command.add_argument("--members", type=natural, default=16, help="as diffusion was given")
 
