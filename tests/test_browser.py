@@ -43,6 +43,9 @@ def render(k=1):
     return grids.image_grid(torch.zeros(1, 1, 4, 4), caption=f"k = {k}")
 
 widgets.explorer(render, k=(0, 2))"""
+LIVE = """from ddim_tutorial import widgets, zoo
+
+widgets.live_prompt(zoo.load("emoji", fast=True), "noto emoji of rocke")"""
 ERROR = "[data-mime-type='application/vnd.jupyter.error']"
 RUN = f"""() => {{
     const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
@@ -87,8 +90,9 @@ def address(tmp_path_factory):
                 cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, path)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    failing = new_notebook(cells=[new_code_cell(FAILING)], metadata=kernel)
-    nbformat.write(failing, home / "notebooks" / "failing.ipynb")
+    for name, source in (("failing", FAILING), ("live", LIVE)):
+        notebook = new_notebook(cells=[new_code_cell(source)], metadata=kernel)
+        nbformat.write(notebook, home / "notebooks" / f"{name}.ipynb")
     for name, values in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,6 +277,23 @@ def test_the_prompt_box(open_notebook):
     prompt.fill("image of penguin")
     states = changes(box, lambda: prompt.press("Enter"))
     assert states[-1][3] == pictures[2] and states[-1][1] == ""
+
+
+def test_a_picture_follows_the_typing(open_notebook):
+    """Without Enter, at a pause of the keys."""
+    box = explorer_of(open_notebook("live"))
+    assert settings(box) == {"prompt": "noto emoji of rocke", "steps": "2", "seed": "0"}
+    assert_fits(box)
+    prompt = box.get_by_role("textbox", name="prompt")
+    prompt.press("End")
+    first = box.locator("img").get_attribute("src")
+    states = changes(box, lambda: prompt.press("t"))
+    told(states)
+    second = states[-1][3]
+    assert second != first and states[-1][1] == "" and "rocket" in states[-1][2]
+    states = changes(box, lambda: row(box, "seed").get_by_role("slider").press("ArrowRight"))
+    assert states[-1][3] != second
+    box.page.screenshot(path=SCREENSHOTS / "browser_live.png")
 
 
 def test_an_error_is_told_where_the_picture_was(open_notebook):
