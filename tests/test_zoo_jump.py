@@ -64,7 +64,7 @@ def test_the_bundled_jump_is_nearer_to_the_end_in_one_evaluation_than_ddim_in_fo
     assert fast.scale == 1.0 and fast.sha256 != plain.sha256
 
 
-def test_the_bundled_emoji_jump_is_nearer_to_the_guided_end_than_ddim_of_as_many_evaluations():
+def test_the_bundled_emoji_jump_is_nearer_to_the_guided_end_in_one_evaluation_than_ddim_in_four():
     plain, fast = (zoo.load("emoji", "cpu", fast=yes) for yes in (False, True))
     prompts = [f"noto emoji of {name}" for name in ("red apple", "octopus", "rocket", "dog face")]
     z_T = randn((4, *fast.shape), generators(range(4)))
@@ -73,7 +73,7 @@ def test_the_bundled_emoji_jump_is_nearer_to_the_guided_end_than_ddim_of_as_many
         sample(space.model, z_T, space.times(S), space.schedule)
         for space, S in ((teacher, 15), (teacher, 2), (student, 1))
     )
-    assert relative(one, end) < 0.6 < relative(two, end)
+    assert relative(one, end) < 0.9 * relative(two, end)
     assert fast.scale == 4.0 and fast.sha256 != plain.sha256
 
 
