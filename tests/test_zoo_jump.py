@@ -70,10 +70,10 @@ def test_the_bundled_emoji_jump_is_nearer_to_the_guided_end_in_one_evaluation_th
     z_T = randn((4, *fast.shape), generators(range(4)))
     teacher, student = plain.space(prompts, scale=fast.scale), fast.space(prompts)
     end, two, one = (
-        sample(space.model, z_T, space.times(S), space.schedule)
+        sample(space.model, z_T, times(1000, S), space.schedule)
         for space, S in ((teacher, 15), (teacher, 2), (student, 1))
     )
-    assert relative(one, end) < 0.9 * relative(two, end)
+    assert relative(one, end) < 0.8 * relative(two, end)  # the teacher's own jump: 0.94
     assert fast.scale == 4.0 and fast.sha256 != plain.sha256
 
 
